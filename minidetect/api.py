@@ -1,0 +1,100 @@
+"""Find faces in three lines: `minidetect.load("facecraft").detect(["photo.jpg"])`.
+
+Weights are .npz files with a `__meta__` entry: {"model": class name, "arguments": its constructor's,
+"training": how it was made}. Those that ship stand in `minidetect/weights`, a model card beside each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from minidetect.data.images import load_image
+from minidetect.detection.structures import Detections
+from minidetect.models.facecraft import Cascade, JointCascade, SeparateCascade
+from minidetect.nn.checkpoint import load_arrays, save_arrays
+
+WEIGHTS = Path(__file__).parent / "weights"
+MODELS = {"JointCascade": JointCascade, "SeparateCascade": SeparateCascade}
+ImageSource = str | Path | Image.Image | np.ndarray
+
+
+class Detector:
+    """A trained model that takes images in any usual form.
+
+    model: the network and its test pipeline; name: what it was loaded from; training: how it was made.
+    """
+
+    def __init__(self, model: Cascade, name: str, training: Mapping) -> None:
+        self.model, self.name, self.training = model, name, training
+
+    def detect(
+        self, images: Iterable[ImageSource], min_face: float = 24.0, threshold: float | None = None
+    ) -> list[Detections]:
+        """Find faces in each image; an image without any gives arrays of length 0.
+
+        images: paths, Pillow images, or (H, W, 3) uint8 RGB arrays, in any mix.
+        min_face: the smallest face to look for, the longer side of its box in pixels.
+        threshold: the score that a face must exceed; None for the model's own.
+        Raises ImageError (a ValueError) that names an image which cannot be read.
+        """
+        if isinstance(images, (str, Path, Image.Image)):
+            raise TypeError("detect takes a list of images: detect([image])")
+        return [
+            self.model.detect_with_report(load_image(image), min_face, threshold)[0] for image in images
+        ]
+
+    def __repr__(self) -> str:
+        return f"Detector({self.name!r}, {type(self.model).__name__}, {self.model.num_parameters():,} parameters)"
+
+
+class ShippedModel(NamedTuple):
+    name: str
+    path: Path
+    card: Path
+    training: Mapping
+
+
+def shipped_models() -> list[ShippedModel]:
+    """The models that come with the package, by name."""
+    return [
+        ShippedModel(path.stem, path, path.with_suffix(".md"), load_arrays(path)[1]["training"])
+        for path in sorted(WEIGHTS.glob("*.npz"))
+    ]
+
+
+def load(name_or_path: str | Path = "facecraft") -> Detector:
+    """A detector by the name of a model that ships, or from a weights file of one's own training.
+
+    Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights.
+    """
+    path = WEIGHTS / f"{name_or_path}.npz"
+    if not path.is_file():
+        path = Path(name_or_path)
+    if not path.is_file():
+        names = ", ".join(m.stem for m in sorted(WEIGHTS.glob("*.npz")))
+        raise FileNotFoundError(f"{name_or_path}: neither a file nor a model that ships ({names})")
+    arrays, meta = load_arrays(path)
+    if meta.get("model") not in MODELS:
+        raise ValueError(f"{path}: not the weights of a model of this library (its meta names {meta.get('model')})")
+    model = MODELS[meta["model"]](np.random.default_rng(0), **meta["arguments"])
+    model.load_state_dict(arrays, str(path))
+    return Detector(model, str(name_or_path), meta.get("training", {}))
+
+
+def save(model: Cascade, path: str | Path, training: Mapping) -> None:
+    """Write a model so that `load` can read it. training: JSON-able facts about how it was made."""
+    arguments = {
+        "thresholds": model.thresholds,
+        "nms_threshold": model.nms_threshold,
+        "stage_nms": model.stage_nms,
+        "levels_per_octave": model.levels_per_octave,
+        "response_pool": model.response_pool,
+        "max_proposals": model.max_proposals,
+    }
+    meta = {"model": type(model).__name__, "arguments": arguments, "training": dict(training)}
+    save_arrays(path, model.state_dict(), meta)

@@ -1,0 +1,291 @@
+"""The command line: minidetect demo | detect | train | evaluate | models.
+
+Exit codes: 0 all went well; 2 something given was unusable, with one line a problem on standard error.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from minidetect import __version__
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from minidetect.api import Detector
+    from minidetect.detection.structures import Detections
+    from minidetect.models.facecraft import StageReport
+
+# The library is imported inside the functions: `--threads` must be set before NumPy loads its BLAS, and
+# `minidetect --help` should not wait for any of it.
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command. Returns the exit code; a usage error leaves through argparse with code 2."""
+    arguments = parser().parse_args(argv)
+    if getattr(arguments, "threads", None):
+        limit_threads(arguments.threads)
+    try:
+        return arguments.run(arguments)
+    except (ValueError, OSError, FloatingPointError) as error:
+        return complain(error)
+    except KeyboardInterrupt:
+        print("minidetect: interrupted", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    top = argparse.ArgumentParser(prog="minidetect", description="Object and face detection from scratch.")
+    top.add_argument("--version", action="version", version=__version__)
+    commands = top.add_subparsers(required=True, metavar="COMMAND")
+
+    p = commands.add_parser("demo", help="find faces in a real photo and in a drawn crowd")
+    p.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="for the pictures (default: out)")
+    p.add_argument("--threads", type=positive_int, metavar="N")
+    p.set_defaults(run=demo)
+
+    p = commands.add_parser("detect", help="find faces in your images")
+    p.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
+    p.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH")
+    p.add_argument("--min-face", type=float, default=24.0, metavar="PX", help="smallest face (default: 24)")
+    p.add_argument("--threshold", type=probability, metavar="T", help="score a face must exceed, 0 to 1")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the detections there")
+    p.add_argument("--draw", type=Path, metavar="DIR", help="write annotated pictures there")
+    p.add_argument("--threads", type=positive_int, metavar="N")
+    p.add_argument("--stages", action="store_true", help="also print what each stage kept, and its time")
+    p.set_defaults(run=detect)
+
+    p = commands.add_parser("train", help="train a model")
+    p.add_argument("recipe", metavar="RECIPE", help="facecraft")
+    p.add_argument("--data", type=Path, required=True, metavar="DIR")
+    p.add_argument("--out", type=Path, required=True, metavar="DIR")
+    p.add_argument("--seed", type=int, default=0, metavar="N")
+    p.add_argument("--steps", type=positive_int, metavar="N", help="at most N steps a phase, for trying out")
+    p.add_argument("--resume", action="store_true", help="continue the run in --out")
+    p.add_argument("--control", action="store_true", help="also train the separate nets by as many more steps")
+    p.add_argument("--check-nan", action="store_true", help="name the operation in which a NaN first appears")
+    p.add_argument("--threads", type=positive_int, metavar="N")
+    p.set_defaults(run=train)
+
+    p = commands.add_parser("evaluate", help="measure a model on a benchmark")
+    p.add_argument("benchmark", choices=("fddb", "wider"))
+    p.add_argument("--data", type=Path, required=True, metavar="DIR")
+    what = p.add_mutually_exclusive_group()
+    what.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH")
+    what.add_argument("--detections", type=Path, metavar="FILE", help="in FDDB's text format")
+    p.add_argument("--min-face", type=float, default=20.0, metavar="PX", help="smallest face (default: 20)")
+    p.add_argument("--json", type=Path, metavar="FILE")
+    p.add_argument("--plot", type=Path, metavar="FILE")
+    p.add_argument("--threads", type=positive_int, metavar="N")
+    p.set_defaults(run=evaluate)
+
+    commands.add_parser("models", help="what ships with the package").set_defaults(run=models)
+    return top
+
+
+# ------------------------------------------------------------------------------------------- commands
+
+
+def demo(arguments: argparse.Namespace) -> int:
+    from matplotlib import cbook
+
+    from minidetect.api import load
+    from minidetect.data.images import load_image
+    from minidetect.data.synthetic import draw_crowd
+
+    detector = load("facecraft")
+    crowd = draw_crowd()
+    pictures = {
+        "grace_hopper": load_image(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))),
+        "drawn_crowd": crowd.image,
+    }
+    for name, image in pictures.items():
+        found, _, seconds = timed_detection(detector, image, 24.0, None)
+        file = arguments.out / f"{name}.png"
+        draw(image, found, file)
+        height, width = image.shape[:2]
+        print(f"{name} ({width} x {height}): {len(found.boxes)} faces in {seconds * 1000:.0f} ms -> {file}")
+        print_table(found)
+    print("Now your own: minidetect detect PHOTO --draw out")
+    return 0
+
+
+def detect(arguments: argparse.Namespace) -> int:
+    from minidetect.api import load
+    from minidetect.data.images import ImageError, load_image
+
+    detector = load(arguments.model)
+    results, problems = [], 0
+    for path in arguments.images:
+        try:
+            image = load_image(path)
+        except (ImageError, OSError) as error:
+            problems = complain(error)
+            continue
+        found, stages, seconds = timed_detection(detector, image, arguments.min_face, arguments.threshold)
+        results.append(as_json(path, image, found, seconds))
+        print(f"{path}: {len(found.boxes)} faces in {seconds * 1000:.0f} ms")
+        print_table(found)
+        if arguments.stages:
+            print_stages(stages)
+        if arguments.draw:
+            draw(image, found, arguments.draw / f"{path.stem}.png")
+    if arguments.json:
+        write_json(arguments.json, results)
+    return problems
+
+
+def train(arguments: argparse.Namespace) -> int:
+    from minidetect.recipes import run_recipe
+
+    files = run_recipe(
+        arguments.recipe, arguments.data, arguments.out, arguments.resume,
+        seed=arguments.seed, steps=arguments.steps, control=arguments.control, check_nan=arguments.check_nan,
+    )
+    for file in files:
+        print(f"wrote {file}")
+    return 0
+
+
+def evaluate(arguments: argparse.Namespace) -> int:
+    from minidetect.api import load
+    from minidetect.evaluate.runs import evaluate_detection_file, run_fddb, run_wider, summarise_fddb
+    from minidetect.visualize import plot_roc
+
+    stages: list[StageReport] = []
+    if arguments.benchmark == "wider":
+        if arguments.detections:
+            raise ValueError("--detections are in FDDB's format: only for `evaluate fddb`")
+        curve, stages = run_wider(load(arguments.model).model, arguments.data, min_face=arguments.min_face)
+        summary = {"faces": curve.num_gt, "ap": round(curve.ap, 4)}
+        summary |= {f"recall_at_{n}_fp": round(curve.recall_at(n), 4) for n in (10, 50, 100, 200)}
+    else:
+        if arguments.detections:
+            curves = evaluate_detection_file(arguments.detections, arguments.data)
+        else:
+            result = run_fddb(load(arguments.model).model, arguments.data, arguments.min_face)
+            curves, stages = result.curves, result.stages
+        curve, summary = curves.discrete, summarise_fddb(curves)
+    for key, value in summary.items():
+        print(f"{key:22} {value}")
+    print_stages(stages)
+    if arguments.json:
+        write_json(arguments.json, {**summary, "stages": [stage._asdict() for stage in stages]})
+    if arguments.plot:
+        plot_roc(curve, arguments.plot)
+    return 0
+
+
+def models(arguments: argparse.Namespace) -> int:
+    from minidetect.api import shipped_models
+
+    for model in shipped_models():
+        kilobytes = model.path.stat().st_size / 1000
+        print(f"{model.name:20} {kilobytes:6.0f} kB  {model.training.get('score', 'not measured')}")
+        print(f"{'':20} card: {model.card}")
+    return 0
+
+
+# -------------------------------------------------------------------------------------------- helpers
+
+
+def timed_detection(
+    detector: Detector, image: np.ndarray, min_face: float, threshold: float | None
+) -> tuple[Detections, list[StageReport], float]:
+    with say_if_slow():
+        start = time.perf_counter()
+        found, stages = detector.model.detect_with_report(image, min_face, threshold)
+    return found, stages, time.perf_counter() - start
+
+
+@contextmanager
+def say_if_slow(seconds: float = 3.0) -> Iterator[None]:
+    """The first detection on a machine compiles for about half a minute: better said than silent."""
+    note = "compiling the kernels (only the first time; they are kept on disk) or a large image ..."
+    timer = threading.Timer(seconds, lambda: print(note, file=sys.stderr, flush=True))
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
+def limit_threads(n: int) -> None:
+    """Before NumPy and Numba are loaded: both read these when they start."""
+    for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
+        os.environ[variable] = str(n)
+
+
+def as_json(path: Path, image: np.ndarray, found: Detections, seconds: float) -> dict:
+    """One image's entry of `detect --json`."""
+    entries = [
+        {"box": [round(float(v), 2) for v in box], "score": round(float(score), 4), "label": "face"}
+        for box, score in zip(found.boxes, found.scores, strict=True)
+    ]
+    if found.landmarks is not None:
+        for entry, points in zip(entries, found.landmarks, strict=True):
+            entry["landmarks"] = [[round(float(v), 2) for v in point] for point in points]
+    height, width = image.shape[:2]
+    return {
+        "image": str(path), "width": width, "height": height, "seconds": round(seconds, 4), "detections": entries
+    }
+
+
+def write_json(path: Path, content: object) -> None:
+    from minidetect.nn.checkpoint import write_atomically
+
+    text = json.dumps(content, indent=1) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def draw(image: np.ndarray, found: Detections, file: Path) -> None:
+    from minidetect.visualize import draw_detections, save_png
+
+    save_png(draw_detections(image, found), file)
+
+
+def print_table(found: Detections) -> None:
+    if len(found.boxes):
+        print(f"  {'score':>6}  {'x1':>7} {'y1':>7} {'x2':>7} {'y2':>7}")
+    for box, score in zip(found.boxes, found.scores, strict=True):
+        print(f"  {score:6.3f}  " + " ".join(f"{v:7.1f}" for v in box))
+
+
+def print_stages(stages: Sequence[StageReport]) -> None:
+    total = sum(stage.seconds for stage in stages) or 1.0
+    for stage in stages:
+        print(
+            f"  {stage.stage:4} {stage.boxes_in:9} in {stage.boxes_out:8} out {stage.seconds:8.3f} s "
+            f"{stage.seconds / total:5.0%}"
+        )
+
+
+def complain(error: BaseException) -> int:
+    print(f"minidetect: {' '.join(str(error).split())}", file=sys.stderr)
+    return 2
+
+
+def positive_int(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
+    return int(text)
+
+
+def probability(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
+    return value

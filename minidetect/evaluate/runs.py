@@ -1,0 +1,101 @@
+"""Run a detector over a benchmark's photos: FDDB for reporting, WIDER FACE for choosing settings.
+
+A model is anything with `detect_with_report(image, min_face, min_score)`, as `models/facecraft.py` has it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from minidetect.data.fddb import read_detections, read_ellipses, read_folds
+from minidetect.data.images import load_image
+from minidetect.data.wider_face import read_wider, to_target
+from minidetect.detection.structures import Detections
+from minidetect.evaluate.average_precision import Curve, evaluate_detections
+from minidetect.evaluate.fddb import FddbCurves, evaluate_fddb
+from minidetect.evaluate.fddb_mapping import WIDER_TO_FDDB
+from minidetect.models.facecraft import Cascade, StageReport
+
+ALL_IMAGES = 2845  # of FDDB; "recall at 1000 false positives" is a rate of 1000 on these
+LOW_SCORE = 0.02  # detections below are not needed to reach the false positives that are reported
+
+
+class FddbResult(NamedTuple):
+    """curves: both ROC curves; detections: by image name; stages: what each stage did, summed over images."""
+
+    curves: FddbCurves
+    detections: dict[str, Detections]
+    stages: list[StageReport]
+
+
+def sum_reports(reports: Sequence[Sequence[StageReport]]) -> list[StageReport]:
+    """Boxes and seconds of each stage, added up over images."""
+    return [
+        StageReport(rows[0].stage, *(sum(row[i] for row in rows) for i in (1, 2, 3)))
+        for rows in zip(*reports, strict=True)
+    ]
+
+
+def fddb_folder(data: Path) -> Path:
+    """The folder that holds FDDB-folds/: `data` itself or `data/fddb`."""
+    for folder in (data, data / "fddb"):
+        if (folder / "FDDB-folds").is_dir():
+            return folder
+    raise FileNotFoundError(f"{data}: neither it nor its folder fddb holds FDDB-folds")
+
+
+def run_fddb(model: Cascade, data: Path, min_face: float = 20.0) -> FddbResult:
+    """Detect on every photo of the folds and compare with the ellipses, through WIDER_TO_FDDB."""
+    detections, regions, ellipses, sizes, reports = {}, {}, {}, {}, []
+    for record in tqdm(read_folds(fddb_folder(data)), desc="FDDB", mininterval=2):
+        image = load_image(record.path)
+        found, report = model.detect_with_report(image, min_face, LOW_SCORE)
+        detections[record.name] = found
+        regions[record.name] = WIDER_TO_FDDB.apply(found.boxes, found.scores)
+        ellipses[record.name], sizes[record.name] = record.ellipses, image.shape[:2]
+        reports.append(report)
+    return FddbResult(evaluate_fddb(regions, ellipses, sizes), detections, sum_reports(reports))
+
+
+def evaluate_detection_file(file: Path, data: Path) -> FddbCurves:
+    """Both curves of detections in FDDB's text format, taken as they are, over the images they name.
+
+    data: a folder with FDDB-folds/, or an ellipse list itself.
+    """
+    detections = read_detections(file)
+    if data.is_file():
+        ellipses, sizes = read_ellipses(data), None
+    else:
+        records = read_folds(fddb_folder(data))
+        ellipses = {record.name: record.ellipses for record in records}
+        sizes = {record.name: load_image(record.path).shape[:2] for record in records}
+    return evaluate_fddb({k: v for k, v in detections.items() if k in ellipses}, ellipses, sizes)
+
+
+def summarise_fddb(curves: FddbCurves) -> dict[str, float]:
+    """Recall at 10, 100 and 1000 false positives and at the rate of 1000 on all of FDDB; highest continuous score."""
+    rate = int(np.floor(1000 * curves.num_images / ALL_IMAGES + 0.5))
+    counts = sorted({10, 100, rate, 1000})
+    summary = {f"recall_at_{n}_fp": round(curves.discrete.recall_at(n), 4) for n in counts}
+    best = curves.continuous.recall
+    return {"images": curves.num_images, **summary, "continuous_max": round(float(best.max()) if len(best) else 0.0, 4)}
+
+
+def run_wider(
+    model: Cascade, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
+) -> tuple[Curve, list[StageReport]]:
+    """Detect on WIDER FACE photos; faces under `min_face` pixels and unclear ones neither help nor hurt."""
+    folder = data / "wider"
+    detections, targets, reports = [], [], []
+    for record in tqdm(read_wider(folder / f"wider_{split}_bbx_gt.txt", folder / split), desc=split, mininterval=2):
+        image = load_image(record.path)
+        found, report = model.detect_with_report(image, min_face, LOW_SCORE)
+        detections.append(found)
+        targets.append(to_target(record, image.shape[:2], min_face))
+        reports.append(report)
+    return evaluate_detections(detections, targets, iou), sum_reports(reports)

@@ -1,0 +1,87 @@
+"""How much boxes overlap: intersection over union, and over the first box alone.
+
+A box is x1, y1, x2, y2 in continuous coordinates: its width is x2 - x1, without the "+ 1" of Caffe-era
+code. N: boxes of the first set, M: boxes of the second.
+
+These kernels are compiled without `FASTMATH`: a fused or re-associated sum would give the overlap of a box
+with itself as 0.99999994 or 1.0000001, and an overlap that equals a threshold could fall on either side.
+"""
+
+from __future__ import annotations
+
+import numba
+import numpy as np
+
+exact_kernel = numba.njit(cache=True, nogil=True)
+
+
+def as_boxes(boxes: np.ndarray, name: str = "boxes") -> np.ndarray:
+    """`boxes` as a contiguous float array (N, 4); a float64 array stays so, all else becomes float32.
+
+    An empty list stands for no boxes. Raises ValueError with `name` in it for any other shape.
+    """
+    dtype = np.float64 if getattr(boxes, "dtype", None) == np.float64 else np.float32
+    boxes = np.asarray(boxes)
+    if boxes.shape == (0,):
+        boxes = boxes.reshape(0, 4)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"{name} must have shape (N, 4) as x1, y1, x2, y2, got {boxes.shape}")
+    return np.ascontiguousarray(boxes, dtype)
+
+
+def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """Intersection over union of every box of `a` with every box of `b`.
+
+    a: (N, 4), b: (M, 4). Returns (N, M) in [0, 1], float64 if either input is, else float32. It is 1 only
+    for equal boxes; a box without area (or turned inside out) overlaps nothing, itself included.
+    """
+    return _fill(_iou, a, b)
+
+
+def intersection_over_first(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """The share of each box of `a` that lies in each box of `b`: intersection / area of the first box.
+
+    a: (N, 4), b: (M, 4). Returns (N, M) in [0, 1]. Unlike IoU it is not symmetric: a small window inside a
+    large ignore region has 1, however large the region is.
+    """
+    return _fill(_intersection_over_first, a, b)
+
+
+def _fill(fill: object, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    a, b = as_boxes(a, "the first boxes"), as_boxes(b, "the second boxes")
+    dtype = np.result_type(a, b)
+    out = np.empty((len(a), len(b)), dtype)
+    fill(a.astype(dtype, copy=False), b.astype(dtype, copy=False), out)
+    return out
+
+
+@exact_kernel
+def _intersection(a, i, b, j, zero):
+    """Area that boxes a[i] and b[j] share; 0 for disjoint boxes, where both sides may be negative."""
+    w = min(a[i, 2], b[j, 2]) - max(a[i, 0], b[j, 0])
+    h = min(a[i, 3], b[j, 3]) - max(a[i, 1], b[j, 1])
+    return w * h if w > zero and h > zero else zero
+
+
+@exact_kernel
+def _iou(a, b, out):
+    zero = out.dtype.type(0)  # a literal 0.0 would turn float32 arithmetic into float64
+    for i in range(a.shape[0]):
+        area_a = (a[i, 2] - a[i, 0]) * (a[i, 3] - a[i, 1])
+        for j in range(b.shape[0]):
+            shared = _intersection(a, i, b, j, zero)
+            if shared > zero:
+                area_b = (b[j, 2] - b[j, 0]) * (b[j, 3] - b[j, 1])
+                out[i, j] = shared / (area_a + area_b - shared)
+            else:
+                out[i, j] = zero
+
+
+@exact_kernel
+def _intersection_over_first(a, b, out):
+    zero = out.dtype.type(0)
+    for i in range(a.shape[0]):
+        area_a = (a[i, 2] - a[i, 0]) * (a[i, 3] - a[i, 1])
+        for j in range(b.shape[0]):
+            shared = _intersection(a, i, b, j, zero)
+            out[i, j] = shared / area_a if shared > zero else zero

@@ -1,0 +1,372 @@
+"""FaceCraft: a cascade of three small networks, trained separately or as one.
+
+Qin, Yan, Li, Hu: "Joint Training of Cascaded CNN for Face Detection", CVPR 2016.
+
+            every window of a pyramid              survivors                  survivors
+    image --> 12 x 12 --> [ x12 ] --score > t12--> 24 x 24 --> [ x24 ] --> 48 x 48 --> [ x48 ] --> NMS --> faces
+                             |                                    |                       |
+                             16 features ---------> concat ------ 128 + 16 --> concat --- 256 + 144
+                                        (the joint cascade only; the separate nets do not share)
+
+Contents: ProposalNet (x12), PatchNet (x24, x48), SeparateCascade, JointCascade. The training loss of the
+joint network, Eq. (6), is `Cascade.losses`; the test pipeline of section 4.3 is `Cascade.detect`.
+
+Letters: N patches, S patch side, F features, R rows that pass a threshold.
+
+Where this leaves the paper, or fills what it leaves open:
+- The convolution tables are only in a picture there. `TABLES` holds ours, 3x3 stacks that fit the stated
+  facts (fc widths 16, 128, 256, first stage of stride 2) in 2 MB; `CVPR15_TABLES` is the reconstruction
+  from the cascade that the paper builds on (Li et al., CVPR 2015), with 5x5 filters and 2.2 M parameters.
+- x12 pools 2x2 without ceil mode. A ceil-mode window at the patch's border would see one pixel more when
+  the net slides over an image, and the sliding net would no longer equal the patch net.
+- Pixels are centred on the training set's mean colour and divided by 128; the paper subtracts ImageNet's
+  mean image. A mean *image* cannot slide, and the division only rescales the first filters.
+- Ground truth boxes may be any rectangle, the paper's are squares: windows are matched with the square
+  around a box (`to_square`), and regression leads to the box itself.
+- Left out: sharing convolutions between stages (the paper's figure shows separate stacks, too).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from minidetect.autograd import Tensor, no_grad
+from minidetect.detection.box_coder import BoxCoder
+from minidetect.detection.boxes import clip_to_image, to_square
+from minidetect.detection.losses import multi_task_loss
+from minidetect.detection.pyramid import ImagePyramid
+from minidetect.detection.structures import Detections, make_detections
+from minidetect.kernels.nms import nms
+from minidetect.kernels.response_map import response_map_pool
+from minidetect.nn.layers import Conv2d, Linear
+from minidetect.nn.module import Module
+from minidetect.ops.activation import relu
+from minidetect.ops.dropout import dropout
+from minidetect.ops.pool import avg_pool2d, max_pool2d
+from minidetect.ops.shape import concat, flatten
+from minidetect.ops.threshold import take_rows, threshold_control
+
+SIZES = (12, 24, 48)
+STRIDE = 2  # of x12 over a pyramid level, from its one 2x2 pooling
+FEATURES = (16, 128, 256)  # fc widths of section 4.1
+Table = Sequence[tuple[int, int, int]]  # rows (output channels, kernel, pooling); pooling 0, 2 or 3
+
+TABLES: tuple[Table, ...] = (
+    ((16, 3, 2), (16, 5, 0)),  # 12 -> 10 -> 5 -> 1
+    ((32, 3, 3), (48, 3, 3), (64, 2, 0)),  # 24 -> 22 -> 11 -> 9 -> 4 -> 3
+    ((32, 3, 3), (64, 3, 3), (64, 3, 2), (128, 2, 0)),  # 48 -> 46 -> 23 -> 21 -> 10 -> 8 -> 4 -> 3
+)
+CVPR15_TABLES: tuple[Table, ...] = (
+    ((16, 3, 2), (16, 5, 0)),
+    ((64, 5, 3),),  # 24 -> 20 -> 10
+    ((64, 5, 3), (64, 5, 3)),  # 48 -> 44 -> 22 -> 18 -> 9
+)
+
+
+class Prediction(NamedTuple):
+    """What a branch says of its patches: logits (N, 2) background and face, deltas (N, 4)."""
+
+    logits: Tensor
+    deltas: Tensor
+
+    def face_probs(self) -> np.ndarray:
+        """P(face), (N,): the softmax of two logits is the sigmoid of their difference."""
+        difference = self.logits.data[:, 1] - self.logits.data[:, 0]
+        return 0.5 * (np.tanh(0.5 * difference) + 1)
+
+
+class ConvStack(Module):
+    """Unpadded convolutions with ReLU; after some, max pooling: 2x2, or 3x3 at stride 2 in ceil mode."""
+
+    def __init__(self, table: Table, rng: np.random.Generator) -> None:
+        inputs = (3, *(channels for channels, _, _ in table))
+        self.convs = [Conv2d(inputs[i], row[0], row[1], rng) for i, row in enumerate(table)]
+        self.pools = tuple(pool for _, _, pool in table)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for conv, pool in zip(self.convs, self.pools, strict=True):
+            x = conv(x)
+            if pool:  # before the ReLU: the maximum of ReLUs is the ReLU of the maximum, of a quarter of the values
+                x = max_pool2d(x, pool, 2, ceil_mode=pool == 3)
+            x = relu(x)
+        return x
+
+
+class ProposalNet(Module):
+    """Branch x12, section 4.1: fully convolutional, so that it can slide over an image as well."""
+
+    def __init__(self, table: Table, rng: np.random.Generator, dropout: float) -> None:
+        self.stack = ConvStack(table, rng)
+        self.logits = Conv2d(FEATURES[0], 2, 1, rng)
+        self.deltas = Conv2d(FEATURES[0], 4, 1, rng)
+        self.dropout = dropout
+
+    def features(self, x: Tensor) -> Tensor:
+        """x (N, 3, H, W) -> (N, 16, PH, PW), one column of features a window; PH = PW = 1 for a patch."""
+        return self.stack(x)
+
+    def maps(self, features: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
+        """features (N, 16, PH, PW) -> logits (N, 2, PH, PW), deltas (N, 4, PH, PW)."""
+        features = dropout(features, self.dropout, rng)
+        return self.logits(features), self.deltas(features)
+
+    def predict(self, features: Tensor, rng: np.random.Generator | None = None) -> Prediction:
+        return Prediction(*(flatten(m) for m in self.maps(features, rng)))  # (N, 2, 1, 1) -> (N, 2)
+
+
+class PatchNet(Module):
+    """Branches x24 and x48, section 4.1: a convolution stack, a fully connected layer, two sibling outputs.
+
+    shared: features that come in from the branches above and join the fully connected layer's output.
+    """
+
+    def __init__(
+        self, table: Table, size: int, features: int, shared: int, rng: np.random.Generator, dropout: float
+    ) -> None:
+        self.stack = ConvStack(table, rng)
+        self.size = size
+        with no_grad():
+            flat = self.stack(Tensor(np.zeros((1, 3, size, size), np.float32))).size
+        self.fc = Linear(flat, features, rng)
+        self.logits = Linear(features + shared, 2, rng, std=0.01)
+        self.deltas = Linear(features + shared, 4, rng, std=0.001)
+        self.dropout = dropout
+
+    def features(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
+        """x (N, 3, S, S), shared (N, F') or None -> (N, F + F')."""
+        own = relu(self.fc(flatten(self.stack(x))))
+        return own if shared is None else concat([own, shared], axis=1)
+
+    def predict(self, features: Tensor, rng: np.random.Generator | None = None) -> Prediction:
+        features = dropout(features, self.dropout, rng)
+        return Prediction(self.logits(features), self.deltas(features))
+
+
+class StageReport(NamedTuple):
+    """What one stage of the test pipeline did to one image."""
+
+    stage: str
+    boxes_in: int
+    boxes_out: int
+    seconds: float
+
+
+class Cascade(Module):
+    """What both cascades share: the input's scaling, the box coders and the test pipeline.
+
+    dropout: probability before each branch's outputs; the paper names no rate. None in x12: of 16 features,
+        half would be too few.
+    thresholds: of the face probability after each stage; a box goes on when it exceeds them.
+    nms_threshold: IoU above which the lower-scored of two final boxes is dropped.
+    stage_nms: the same between stages, over all levels; the paper has none there (section 4.3), which
+        gives the same faces but classifies many near copies. None switches it off.
+    levels_per_octave, response_pool: of the pyramid and of the response map pooling (0: none).
+    max_proposals: the best-scored so many go on after stage one.
+    gates: thresholds of the threshold control layers in training, x12 -> x24 and x24 -> x48 (section 4.1).
+    loss_weights: lambda 1 to 3 of Eq. (6), which the paper does not give.
+    """
+
+    joint: bool
+
+    def __init__(
+        self,
+        rng: np.random.Generator,
+        tables: Sequence[Table] = TABLES,
+        dropout: tuple[float, float, float] = (0.0, 0.25, 0.5),
+        thresholds: tuple[float, float, float] = (0.1, 0.1, 0.5),
+        nms_threshold: float = 0.35,
+        stage_nms: float | None = 0.7,
+        levels_per_octave: int = 5,
+        response_pool: int = 2,
+        max_proposals: int = 3000,
+        gates: tuple[float, float] = (0.1, 0.003),
+        loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
+    ) -> None:
+        self.x12 = ProposalNet(tables[0], rng, dropout[0])
+        shared = (FEATURES[0], FEATURES[0] + FEATURES[1]) if self.joint else (0, 0)
+        self.x24 = PatchNet(tables[1], SIZES[1], FEATURES[1], shared[0], rng, dropout[1])
+        self.x48 = PatchNet(tables[2], SIZES[2], FEATURES[2], shared[1], rng, dropout[2])
+        self.mean_colour = np.full(3, 128, np.float32)
+        self.deltas_mean = np.zeros((3, 4), np.float32)  # one row a stage, FaceCraft section 4.1
+        self.deltas_std = np.ones((3, 4), np.float32)
+        self.thresholds = tuple(thresholds)
+        self.nms_threshold, self.stage_nms = nms_threshold, stage_nms
+        self.levels_per_octave, self.response_pool = levels_per_octave, response_pool
+        self.max_proposals = max_proposals
+        self.gates, self.loss_weights = tuple(gates), tuple(loss_weights)
+
+    def box_coder(self, stage: int) -> BoxCoder:
+        return BoxCoder(tuple(self.deltas_mean[stage]), tuple(self.deltas_std[stage]))
+
+    def normalise(self, pixels: np.ndarray) -> Tensor:
+        """(N, H, W, 3), 0 to 255 -> (N, 3, H, W) around 0."""
+        x = np.subtract(pixels, self.mean_colour, dtype=np.float32)
+        x *= np.float32(1 / 128)
+        return Tensor(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
+
+    def shared(self, features: Tensor) -> Tensor | None:
+        """What a branch hands down to the next: its features in the joint cascade, nothing otherwise."""
+        return features if self.joint else None
+
+    def classify(self, stage: int, x: Tensor) -> Prediction:
+        """The prediction of stage 1 (x24) or 2 (x48) alone, for patches x (N, 3, S, S) of that stage's size."""
+        shared = None
+        if self.joint:  # (N, 16, 1, 1) -> (N, 16)
+            shared = flatten(self.x12.features(avg_pool2d(x, SIZES[stage] // SIZES[0])))
+            if stage == 2:
+                shared = self.x24.features(avg_pool2d(x, 2), shared)
+        net = (self.x24, self.x48)[stage - 1]
+        return net.predict(net.features(x, shared))
+
+    # -------------------------------------------------------------------------------------- training
+
+    def stage_losses(
+        self, stage: int, x: Tensor, labels: np.ndarray, deltas: np.ndarray, rng: np.random.Generator | None
+    ) -> dict[str, Tensor]:
+        """FaceCraft, Eq. (1), of one separate stage: x (N, 3, S, S), labels (N,), encoded targets (N, 4)."""
+        net = (self.x12, self.x24, self.x48)[stage]
+        prediction = net.predict(net.features(x), rng)
+        return {f"x{SIZES[stage]}": multi_task_loss(*prediction, labels, deltas)}
+
+    def losses(
+        self, x: Tensor, labels: np.ndarray, deltas: Sequence[np.ndarray], rng: np.random.Generator | None
+    ) -> dict[str, Tensor]:
+        """The terms of FaceCraft, Eq. (6), weighted: x (N, 3, 48, 48), labels (N,), targets (N, 4) a branch.
+
+        The threshold control layers pick the rows that go on, and a branch is computed for those alone: the
+        others get exactly no gradient from it. A branch's loss is divided by the number of its rows, so
+        that the few hard samples of a late branch weigh as much as the many of an early one.
+
+        In the separate cascade no feature is handed down, so no gradient crosses from branch to branch:
+        the same samples through the same gates, which makes it the control of the joint training.
+        """
+        deep12 = self.x12.features(avg_pool2d(x, 4))  # (N, 16, 1, 1)
+        first = self.x12.predict(deep12, rng)
+        rows24 = threshold_control(first.face_probs(), self.gates[0])
+        deep24 = self.x24.features(
+            avg_pool2d(take_rows(x, rows24), 2), self.shared(take_rows(flatten(deep12), rows24))
+        )
+        second = self.x24.predict(deep24, rng)
+        passed = threshold_control(second.face_probs(), self.gates[1])
+        rows48 = rows24[passed]
+        deep48 = self.x48.features(take_rows(x, rows48), self.shared(take_rows(deep24, passed)))
+        third = self.x48.predict(deep48, rng)
+        losses = {}
+        for stage, (prediction, rows) in enumerate(((first, slice(None)), (second, rows24), (third, rows48))):
+            loss = multi_task_loss(*prediction, labels[rows], deltas[stage][rows])
+            losses[f"x{SIZES[stage]}"] = loss * self.loss_weights[stage]
+        return losses
+
+    # ------------------------------------------------------------------------------------- detection
+
+    def detect(
+        self, images: Sequence[np.ndarray], min_face: float = 24.0, min_score: float | None = None
+    ) -> list[Detections]:
+        """Find faces in images, each (H, W, 3) uint8 RGB.
+
+        min_face: the smallest side to look for, in pixels. min_score: what a face must score in the last
+        stage; None for the model's own threshold.
+        """
+        return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
+
+    def detect_with_report(
+        self, image: np.ndarray, min_face: float = 24.0, min_score: float | None = None
+    ) -> tuple[Detections, list[StageReport]]:
+        """The test pipeline of section 4.3 on one image, with what each stage kept and how long it took."""
+        pyramid = ImagePyramid(image, self.levels_per_octave)
+        boxes, scores, reports = self.survivors(pyramid, min_face, min_score=min_score)
+        start, before = time.perf_counter(), len(boxes)
+        keep = nms(boxes, scores, self.nms_threshold)
+        keep = keep[nms(boxes[keep], scores[keep], 0.7, mode="min")]  # a part inside a larger, better face
+        boxes, scores = clip_to_image(boxes[keep], pyramid.size), scores[keep]
+        reports.append(StageReport("nms", before, len(keep), time.perf_counter() - start))
+        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        return make_detections(boxes[inside], scores[inside]), reports
+
+    def survivors(
+        self, pyramid: ImagePyramid, min_face: float, stages: int = 3, min_score: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[StageReport]]:
+        """The boxes (N, 4) and scores (N,) that pass the first `stages` stages, before the final NMS."""
+        start = time.perf_counter()
+        boxes, scores, windows = self.propose(pyramid, min_face)
+        reports = [StageReport("x12", windows, len(boxes), time.perf_counter() - start)]
+        for stage in range(1, stages):
+            start, before = time.perf_counter(), len(boxes)
+            if self.stage_nms is not None:
+                boxes = boxes[nms(boxes, scores, self.stage_nms)]
+            threshold = min_score if stage == 2 and min_score is not None else self.thresholds[stage]
+            boxes, scores = self.refine(pyramid, boxes, stage, threshold)
+            reports.append(StageReport(f"x{SIZES[stage]}", before, len(boxes), time.perf_counter() - start))
+        return boxes, scores, reports
+
+    def propose(self, pyramid: ImagePyramid, min_face: float) -> tuple[np.ndarray, np.ndarray, int]:
+        """Stage one: slide x12 over every level. Returns boxes (N, 4), scores (N,), windows looked at."""
+        if not min_face >= 4:
+            raise ValueError(f"min_face must be at least 4 pixels, got {min_face}: x12 looks at 12")
+        boxes, scores, windows = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], 0
+        first = pyramid.level_for(min_face, SIZES[0])
+        for k in range(first, pyramid.last_level(SIZES[0]) + 1):
+            with no_grad():
+                logits, deltas = self.x12.maps(self.x12.features(self.normalise(pyramid.level(k)[None])))
+            face_map = 0.5 * (np.tanh(0.5 * (logits.data[0, 1] - logits.data[0, 0])) + 1)  # (PH, PW)
+            windows += face_map.size
+            face_map[face_map <= self.thresholds[0]] = 0
+            if self.response_pool:
+                face_map = response_map_pool(face_map, self.response_pool)
+            i, j = np.nonzero(face_map)
+            corners = np.stack([j, i, j, i], axis=1) * STRIDE + np.array([0, 0, SIZES[0], SIZES[0]])
+            found = pyramid.to_image(corners, k)
+            boxes.append(self.box_coder(0).decode(found, deltas.data[0, :, i, j]))
+            scores.append(face_map[i, j])
+        all_boxes, all_scores = np.concatenate(boxes), np.concatenate(scores)
+        best = np.argsort(-all_scores, kind="stable")[: self.max_proposals]
+        return all_boxes[best], all_scores[best], windows
+
+    def refine(
+        self, pyramid: ImagePyramid, boxes: np.ndarray, stage: int, threshold: float, batch: int = 128
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Stages two and three: look at each box again, larger; drop it or move it.
+
+        boxes (N, 4) -> those whose score exceeds the threshold, refined (R, 4), and their scores (R,).
+        """
+        squares = to_square(boxes)
+        kept, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+        for first in range(0, len(boxes), batch):
+            part = squares[first : first + batch]
+            with no_grad():
+                prediction = self.classify(stage, self.normalise(pyramid.crop(part, SIZES[stage])))
+            probs = prediction.face_probs()
+            rows = threshold_control(probs, threshold)
+            kept.append(self.box_coder(stage).decode(part[rows], prediction.deltas.data[rows]))
+            scores.append(probs[rows])
+        return np.concatenate(kept), np.concatenate(scores)
+
+
+class SeparateCascade(Cascade):
+    """Three networks that know nothing of each other: the paper's baseline, and what joint training starts from."""
+
+    joint = False
+
+
+class JointCascade(Cascade):
+    """One network, section 4.1: each branch's features enter the branches below it, and gradients flow back."""
+
+    joint = True
+
+    def start_from(self, separate: SeparateCascade) -> None:
+        """Take over separately trained weights (section 4.2), so that every score is at first unchanged.
+
+        The outputs' weights for the features that come in from above start at 0.
+        """
+        own, theirs = dict(self.named_parameters()), dict(separate.named_parameters())
+        for name, p in own.items():
+            source = theirs[name].data
+            p.data[...] = 0
+            p.data[tuple(slice(n) for n in source.shape)] = source
+        for name in ("mean_colour", "deltas_mean", "deltas_std"):
+            getattr(self, name)[...] = getattr(separate, name)
+        self.thresholds = separate.thresholds

@@ -1,0 +1,56 @@
+"""Layers: an operation together with its parameters."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidetect.autograd.tensor import Tensor
+from minidetect.nn.init import he_normal, normal
+from minidetect.nn.module import Module
+from minidetect.ops.activation import prelu
+from minidetect.ops.conv import conv2d
+from minidetect.ops.linear import linear
+
+
+def parameter(data: np.ndarray) -> Tensor:
+    return Tensor(data, requires_grad=True)
+
+
+class Conv2d(Module):
+    """x (N, in_channels, H, W) -> (N, out_channels, PH, PW); see ops/conv.py."""
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel: int, rng: np.random.Generator,
+        stride: int = 1, padding: int = 0, dilation: int = 1, groups: int = 1, bias: bool = True,
+    ) -> None:
+        self.weight = parameter(he_normal((out_channels, in_channels // groups, kernel, kernel), rng))
+        self.bias = parameter(np.zeros(out_channels, np.float32)) if bias else None
+        self.settings = (stride, padding, dilation, groups)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return conv2d(x, self.weight, self.bias, *self.settings)
+
+
+class Linear(Module):
+    """x (N, inputs) -> (N, outputs).
+
+    std: standard deviation of the initial weights; None for He's rule, which suits a layer before a ReLU.
+    """
+
+    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator, std: float | None = None) -> None:
+        shape = (outputs, inputs)
+        self.weight = parameter(he_normal(shape, rng) if std is None else normal(shape, rng, std))
+        self.bias = parameter(np.zeros(outputs, np.float32))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return linear(x, self.weight, self.bias)
+
+
+class PReLU(Module):
+    """A learned slope per channel for negative inputs, 0.25 at the start (He et al. 2015)."""
+
+    def __init__(self, channels: int) -> None:
+        self.slope = parameter(np.full(channels, 0.25, np.float32))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return prelu(x, self.slope)

@@ -1,0 +1,87 @@
+"""The base of layers and models: it finds parameters, and saves and restores them by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import numpy as np
+
+from minidetect.autograd.tensor import Tensor
+
+
+class Module:
+    """Something with parameters. Attributes that count, in the order in which they were set:
+
+    Tensor that requires a gradient  ->  a parameter
+    np.ndarray                       ->  a buffer: saved with the parameters, but not trained
+    Module, or a list of them        ->  a part, whose names are prefixed with the attribute's
+    """
+
+    training = False  # read by layers that behave differently in training (batch norm); never changes a type
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, (list, tuple)):
+                yield from ((f"{name}.{i}", part) for i, part in enumerate(value) if isinstance(part, Module))
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Tensor]]:
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and value.requires_grad:
+                yield prefix + name, value
+        for name, part in self.children():
+            yield from part.named_parameters(f"{prefix}{name}.")
+
+    def named_buffers(self, prefix: str = "") -> Iterator[tuple[str, np.ndarray]]:
+        for name, value in vars(self).items():
+            if isinstance(value, np.ndarray):
+                yield prefix + name, value
+        for name, part in self.children():
+            yield from part.named_buffers(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Tensor]:
+        return [p for _, p in self.named_parameters()]
+
+    def num_parameters(self) -> int:
+        return sum(p.size for p in self.parameters())
+
+    def train(self, training: bool = True) -> None:
+        """Switch layers that need it between batch statistics (training) and stored ones."""
+        self.training = training
+        for _, part in self.children():
+            part.train(training)
+
+    def state_dict(self) -> dict[str, np.ndarray]:
+        """Copies of all parameters and buffers, by name."""
+        state = {name: p.data.copy() for name, p in self.named_parameters()}
+        return state | {name: b.copy() for name, b in self.named_buffers()}
+
+    def load_state_dict(self, state: Mapping[str, np.ndarray], source: str = "state") -> None:
+        """Copy `state` into the parameters and buffers. Nothing is changed unless everything fits.
+
+        source: what to call the state in an error (a file's name).
+        Raises ValueError that lists missing and unknown names, or shapes that differ.
+        """
+        own = {name: p.data for name, p in self.named_parameters()} | dict(self.named_buffers())
+        missing, unknown = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or unknown:
+            raise ValueError(
+                f"{source}: not weights of {type(self).__name__}: "
+                f"missing {shortened(missing)}; unknown {shortened(unknown)}"
+            )
+        for name, array in own.items():
+            if np.shape(state[name]) != array.shape:
+                raise ValueError(
+                    f"{source}: {name} has shape {np.shape(state[name])}, {type(self).__name__} needs {array.shape}"
+                )
+            if not np.isfinite(state[name]).all():
+                raise ValueError(f"{source}: {name} holds values that are not finite")
+        for name, array in own.items():
+            array[...] = state[name]
+
+
+def shortened(names: list[str], most: int = 3) -> str:
+    """'none', 'a, b', or 'a, b, c and 4 more'."""
+    shown = ", ".join(names[:most]) or "none"
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

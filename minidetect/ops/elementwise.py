@@ -1,0 +1,164 @@
+"""Arithmetic element by element, with broadcasting.
+
+NumPy stretches axes of length 1 (and adds missing ones in front) so that shapes agree. Each element of a
+stretched input is used several times, so its gradient is the sum over the copies: `unbroadcast`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from minidetect.autograd.tensor import Function, Tensor
+
+Operand = Tensor | np.ndarray | float | int
+
+
+def unbroadcast(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """Sum `g` over the axes along which an input of `shape` was stretched."""
+    if g.shape == shape:
+        return g
+    g = g.sum(axis=tuple(range(g.ndim - len(shape))))  # axes that broadcasting put in front
+    stretched = tuple(i for i, n in enumerate(shape) if n == 1 and g.shape[i] != 1)
+    return g.sum(axis=stretched, keepdims=True) if stretched else g
+
+
+def pair(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
+    """Both operands as tensors of one dtype: a plain number takes the dtype of its partner."""
+    if not isinstance(a, Tensor):
+        a = Tensor(np.asarray(a, b.dtype if isinstance(b, Tensor) else None))
+    if not isinstance(b, Tensor):
+        b = Tensor(np.asarray(b, a.dtype))
+    return a, b
+
+
+class Binary(Function):
+    """An operation of two broadcastable inputs; subclasses define `compute` and `local_gradients`."""
+
+    def compute(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        raise NotImplementedError
+
+    def local_gradients(self, gy: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[Any, Any]:
+        """(gy * dy/da, gy * dy/db), before un-broadcasting."""
+        raise NotImplementedError
+
+    def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        try:
+            np.broadcast_shapes(a.shape, b.shape)
+        except ValueError:
+            raise ValueError(
+                f"{self.name.lower()}: shapes {a.shape} and {b.shape} do not broadcast: "
+                "counted from the right, each pair of lengths must be equal or hold a 1"
+            ) from None
+        self.a, self.b = a, b
+        return self.compute(a, b)
+
+    def backward(self, gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        ga, gb = self.local_gradients(gy, self.a, self.b)
+        return unbroadcast(ga, self.a.shape), unbroadcast(gb, self.b.shape)
+
+
+class Add(Binary):
+    def compute(self, a, b):
+        return a + b
+
+    def local_gradients(self, gy, a, b):
+        return gy, gy
+
+
+class Sub(Binary):
+    def compute(self, a, b):
+        return a - b
+
+    def local_gradients(self, gy, a, b):
+        return gy, -gy
+
+
+class Mul(Binary):
+    def compute(self, a, b):
+        return a * b
+
+    def local_gradients(self, gy, a, b):
+        return gy * b, gy * a
+
+
+class Div(Binary):
+    def compute(self, a, b):
+        return a / b
+
+    def local_gradients(self, gy, a, b):
+        return gy / b, -gy * a / (b * b)
+
+
+class Neg(Function):
+    def forward(self, x):
+        return -x
+
+    def backward(self, gy):
+        return (-gy,)
+
+
+class Power(Function):
+    """x ** exponent, for a constant exponent."""
+
+    def __init__(self, exponent: float) -> None:
+        self.exponent = exponent
+
+    def forward(self, x):
+        self.x = x
+        return x**self.exponent
+
+    def backward(self, gy):
+        return (gy * self.exponent * self.x ** (self.exponent - 1),)
+
+
+class Exp(Function):
+    def forward(self, x):
+        self.y = np.exp(x)
+        return self.y
+
+    def backward(self, gy):
+        return (gy * self.y,)
+
+
+class Log(Function):
+    def forward(self, x):
+        self.x = x
+        return np.log(x)
+
+    def backward(self, gy):
+        return (gy / self.x,)
+
+
+def add(a: Operand, b: Operand) -> Tensor:
+    return Add()(*pair(a, b))
+
+
+def sub(a: Operand, b: Operand) -> Tensor:
+    return Sub()(*pair(a, b))
+
+
+def mul(a: Operand, b: Operand) -> Tensor:
+    return Mul()(*pair(a, b))
+
+
+def div(a: Operand, b: Operand) -> Tensor:
+    return Div()(*pair(a, b))
+
+
+def neg(x: Tensor) -> Tensor:
+    return Neg()(x)
+
+
+def power(x: Tensor, exponent: float) -> Tensor:
+    """x ** exponent; the exponent is a number, not a tensor."""
+    return Power(exponent)(x)
+
+
+def exp(x: Tensor) -> Tensor:
+    return Exp()(x)
+
+
+def log(x: Tensor) -> Tensor:
+    return Log()(x)

@@ -1,0 +1,216 @@
+"""Training FaceCraft: three nets one after the other, then all as one (section 4.2).
+
+    patches     positives and random negatives cut from the photos
+    x12         on those, 5 % positives
+    mined24     what x12 lets through on the training photos
+    x24         on random and mined negatives
+    mined48     what x12 and x24 let through
+    x48         on random and mined negatives
+    mined       what the whole separate cascade still takes for a face
+    joint       the joint network, starting from the three nets; Eq. (6)
+    control     the separate nets, trained further by the same batches and gates: what joint training is
+                measured against at an equal number of iterations (on demand)
+
+Every phase leaves its result in the folder and is skipped when it is there, which is all that resuming
+needs beyond the checkpoints of `train_phase`. Each phase has a generator of its own, seeded by the run's
+seed and the phase's number, so that a skipped phase does not change what the next one draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from minidetect.autograd import Tensor
+from minidetect.models.facecraft import SIZES, Cascade, JointCascade, SeparateCascade
+
+from minidetect.train.loop import Schedule, train_phase
+from minidetect.train.patches import (
+    BatchSource,
+    Photo,
+    Pool,
+    collect,
+    landmark_photos,
+    mine,
+    scene_photos,
+    wider_photos,
+)
+
+PHASES = ("patches", "x12", "mined24", "x24", "mined48", "x48", "mined", "joint", "control")
+
+
+@dataclass(frozen=True)
+class FaceCraftRecipe:
+    """The settings of a run; the values are ours where the paper gives none (see models/facecraft.py).
+
+    positive_iou: a stage's positives overlap their face by more (FC: 0.8 in stage one, then decreasing).
+    positive_fractions: of a batch; 5 % in stage one keeps its false positives few (section 4.2).
+    mining_thresholds: scores that pass x12 and x24 while negatives are mined, lower than in use so that
+        the next stage also learns what the final thresholds will stop.
+    """
+
+    schedules: tuple[Schedule, Schedule, Schedule] = (
+        Schedule(12000, lr=0.02),
+        Schedule(7000, lr=0.02),
+        Schedule(4500, lr=0.02),
+    )
+    batches: tuple[int, int, int] = (384, 160, 96)
+    positive_iou: tuple[float, float, float] = (0.8, 0.75, 0.7)
+    positive_fractions: tuple[float, float, float] = (0.05, 0.2, 0.25)
+    mining_thresholds: tuple[float, float, float] = (0.05, 0.05, 0.1)
+    mined_per_photo: tuple[int, int, int] = (50, 40, 30)
+    joint: Schedule = Schedule(3000, lr=0.01)
+    joint_batch: int = 128
+    joint_positives: float = 0.2
+    min_face: float = 20.0
+
+    def shortened(self, steps: int) -> FaceCraftRecipe:
+        """The same recipe with at most `steps` steps a phase, for trying things out."""
+        shorter = tuple(replace(s, steps=min(steps, s.steps)) for s in self.schedules)
+        return replace(self, schedules=shorter, joint=replace(self.joint, steps=min(steps, self.joint.steps)))
+
+
+class FaceCraftRun:
+    """One training run in one folder."""
+
+    def __init__(
+        self, data: Path, folder: Path, recipe: FaceCraftRecipe, seed: int,
+        check_nan: bool = False, progress: bool = True, photos: list[Photo] | None = None,
+    ) -> None:
+        self.data, self.folder, self.recipe, self.seed = Path(data), Path(folder), recipe, seed
+        self.check_nan, self.progress = check_nan, progress
+        self._photos = photos
+
+    def rng(self, phase: str) -> np.random.Generator:
+        return np.random.default_rng([self.seed, PHASES.index(phase)])
+
+    def photos(self) -> list[Photo]:
+        """The photos that negatives are mined on: WIDER FACE's training part and scenes without faces."""
+        if self._photos is None:
+            self._photos = wider_photos(self.data, "train", self.recipe.min_face) + scene_photos(self.data)
+        return self._photos
+
+    # ---------------------------------------------------------------------------------------- phases
+
+    def run(self, with_control: bool = False) -> dict[str, Cascade]:
+        """All phases; the cascades by name: separate, joint, and control if asked for."""
+        separate = self.separate()
+        joint = JointCascade(self.rng("joint"))
+        joint.start_from(separate)
+        self.train_together(joint, separate, "joint")
+        cascades = {"separate": separate, "joint": joint}
+        if with_control:
+            cascades["control"] = SeparateCascade(self.rng("control"))
+            cascades["control"].load_state_dict(separate.state_dict())
+            self.train_together(cascades["control"], separate, "control")
+        return cascades
+
+    def separate(self) -> SeparateCascade:
+        """Phases patches to x48: each net on what the ones before it let through."""
+        cascade = SeparateCascade(self.rng("patches"))
+        positives, negatives = self.patches()
+        cascade.mean_colour[:] = negatives.patches[::20].mean(axis=(0, 1, 2))
+        pools = [(negatives, 1.0)]
+        for stage in range(3):
+            found = positives
+            if stage:
+                found, hard = self.mined(cascade, stage)
+                found = Pool.join([positives, found])
+                pools = [(negatives, 0.3), (hard, 0.7)]
+            self.train_stage(cascade, stage, found, pools)
+        return cascade
+
+    def patches(self) -> tuple[Pool, Pool]:
+        def both() -> tuple[Pool, Pool]:
+            rng = self.rng("patches")
+            positives, negatives = collect(self.photos(), rng, 6, 40, 10, min_face=self.recipe.min_face)
+            more, near = collect(landmark_photos(self.data), rng, 4, 3, 3, min_face=self.recipe.min_face)
+            return Pool.join([positives, more]), Pool.join([negatives, near])
+
+        return self.cached("patches", both)
+
+    def mined(self, cascade: Cascade, stages: int) -> tuple[Pool, Pool]:
+        """What passes the first `stages` stages of a cascade at the mining thresholds."""
+        name = ("mined24", "mined48", "mined")[stages - 1]
+
+        def run() -> tuple[Pool, Pool]:
+            before, cascade.thresholds = cascade.thresholds, self.recipe.mining_thresholds
+            most = self.recipe.mined_per_photo[stages - 1]
+            try:
+                return mine(cascade, self.photos(), stages, self.rng(name), most, min_face=self.recipe.min_face)
+            finally:
+                cascade.thresholds = before
+
+        return self.cached(name, run)
+
+    def train_stage(self, cascade: Cascade, stage: int, positives: Pool, negatives: list) -> None:
+        """Train x12, x24 or x48 alone with Eq. (1)."""
+        recipe, size = self.recipe, SIZES[stage]
+        name = f"x{size}"
+        net = (cascade.x12, cascade.x24, cascade.x48)[stage]
+        positives = above(positives, recipe.positive_iou[stage])
+        self.set_statistics(cascade, stage, positives)
+        if size < SIZES[2]:  # once, rather than in every batch
+            positives, negatives = positives.shrunk(size), [(pool.shrunk(size), k) for pool, k in negatives]
+        source = BatchSource(positives, negatives, recipe.batches[stage], recipe.positive_fractions[stage])
+
+        def losses(rng: np.random.Generator) -> dict[str, Tensor]:
+            patches, labels, deltas = source.draw(rng)
+            x = cascade.normalise(patches)
+            return cascade.stage_losses(stage, x, labels, normalised(cascade, stage, deltas), rng)
+
+        self.train(name, net, losses, recipe.schedules[stage])
+
+    def train_together(self, cascade: Cascade, separate: SeparateCascade, name: str) -> None:
+        """Train all branches on the same patches with Eq. (6): the joint network, or its separate control.
+
+        separate: the nets that `cascade` started from; their mistakes are the hard negatives.
+        """
+        recipe = self.recipe
+        positives, random_negatives = self.patches()
+        pools = [self.mined(separate, stages) for stages in (1, 2, 3)]
+        positives = above(Pool.join([positives, *(found for found, _ in pools)]), recipe.positive_iou[2])
+        shares = zip((random_negatives, *(hard for _, hard in pools)), (0.3, 0.3, 0.25, 0.15), strict=True)
+        source = BatchSource(positives, list(shares), recipe.joint_batch, recipe.joint_positives)
+
+        def losses(rng: np.random.Generator) -> dict[str, Tensor]:
+            patches, labels, deltas = source.draw(rng)
+            targets = [normalised(cascade, stage, deltas) for stage in range(3)]
+            return cascade.losses(cascade.normalise(patches), labels, targets, rng)
+
+        # Both start from the same generator: the same batches, augmentation and first dropout.
+        self.train(name, cascade, losses, recipe.joint, self.rng("joint"))
+
+    # --------------------------------------------------------------------------------------- helpers
+
+    def train(self, name, net, losses, schedule: Schedule, rng: np.random.Generator | None = None) -> None:
+        rng = self.rng(name) if rng is None else rng
+        train_phase(
+            name, net, losses, schedule, self.folder, rng, check_nan=self.check_nan, progress=self.progress
+        )
+
+    def cached(self, name: str, make) -> tuple[Pool, Pool]:
+        """Positives and negatives from the folder, or from `make()` and then into the folder."""
+        files = [self.folder / f"{name}.{kind}.npz" for kind in ("positives", "negatives")]
+        if not all(file.exists() for file in files):
+            for pool, file in zip(make(), files, strict=True):
+                pool.save(file)
+        positives, negatives = (Pool.load(file) for file in files)
+        return positives, negatives
+
+    def set_statistics(self, cascade: Cascade, stage: int, positives: Pool) -> None:
+        """Mean and deviation of a stage's regression targets (section 4.1), from its training positives."""
+        cascade.deltas_mean[stage] = positives.deltas.mean(axis=0)
+        cascade.deltas_std[stage] = positives.deltas.std(axis=0)
+
+
+def above(pool: Pool, min_iou: float) -> Pool:
+    """The positives of a pool whose overlap with their face exceeds `min_iou`."""
+    rows = pool.iou > min_iou
+    return Pool(*(array[rows] for array in pool))
+
+
+def normalised(cascade: Cascade, stage: int, deltas: np.ndarray) -> np.ndarray:
+    return (deltas - cascade.deltas_mean[stage]) / cascade.deltas_std[stage]

@@ -1,0 +1,24 @@
+"""Fixtures shared by the tests: an explicit random generator, and the real photos where they exist."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder of real photos: MINIDETECT_DATA, or ../shared/data beside the checkout."""
+    default = Path(__file__).resolve().parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("MINIDETECT_DATA", default))
+    if not (folder / "fddb_reference").is_dir():
+        pytest.skip(f"no real photos at {folder} (set MINIDETECT_DATA to a folder that has fddb_reference/)")
+    return folder
