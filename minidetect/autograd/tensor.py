@@ -70,6 +70,9 @@ class Tensor:
     def __len__(self) -> int:
         return len(self.data)
 
+    def __bool__(self) -> bool:
+        raise TypeError("the truth of a tensor is ambiguous: compare its `data`, or test `is None`")
+
     def __repr__(self) -> str:
         made_by = f", from {self.creator.name}" if self.creator else ""
         return f"Tensor({np.array2string(self.data, precision=4, threshold=20)}, {self.dtype}{made_by})"

@@ -47,14 +47,15 @@ def _max_pool(x, kernel, stride, padding, column_max, column_row, y, argmax):
                 start = np.int32(yy * width)
                 for xx in range(width):
                     value, best = row[xx], maxima[xx]
-                    wins = not (value <= best)
+                    wins = (value > best) | (value != value)
                     maxima[xx] = value if wins else best
                     rows[xx] = start if wins else rows[xx]
             for j in range(y.shape[3]):
                 left, right = max(j * stride - padding, 0), min(j * stride - padding + kernel, width)
                 where = left
                 for xx in range(left + 1, right):
-                    if not (maxima[xx] <= maxima[where]):
+                    is_first_nan = maxima[xx] != maxima[xx] and maxima[where] == maxima[where]
+                    if maxima[xx] > maxima[where] or is_first_nan:
                         where = xx
                 y[n, c, i, j] = maxima[where]
                 argmax[n, c, i, j] = rows[where] + where

@@ -51,8 +51,8 @@ class PReLU(Function):
 
 class Sigmoid(Function):
     def forward(self, x):
-        # 1 / (1 + exp(-x)) overflows for large negative x; tanh never does.
-        self.y = 0.5 * (np.tanh(0.5 * x) + 1)
+        e = np.exp(-np.minimum(np.abs(x), 80))  # exp(80) would overflow float32, exp(-90) underflow
+        self.y = np.where(x >= 0, 1, e) / (1 + e)
         return self.y
 
     def backward(self, gy):

@@ -38,9 +38,9 @@ class Sum(Reduction):
 class Mean(Sum):
     def forward(self, x):
         y = super().forward(x)
-        if x.size == 0:
-            raise ValueError(f"mean of an empty tensor of shape {x.shape}")
-        self.count = x.size // y.size
+        if x.size == 0 and y.size > 0:
+            raise ValueError(f"mean over no elements: shape {x.shape}, axis {self.axis}")
+        self.count = x.size // (y.size or 1)
         return y / np.asarray(self.count, x.dtype)
 
     def backward(self, gy):

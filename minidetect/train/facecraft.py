@@ -25,7 +25,6 @@ import numpy as np
 
 from minidetect.autograd import Tensor
 from minidetect.models.facecraft import SIZES, Cascade, JointCascade, SeparateCascade
-
 from minidetect.train.loop import Schedule, train_phase
 from minidetect.train.patches import (
     BatchSource,
