@@ -1,16 +1,19 @@
 """The command line: minidetect demo | detect | train | evaluate | models.
 
-Exit codes: 0 all went well; 2 something given was unusable, with one line a problem on standard error.
+Exit codes: 0 all went well; 2 something given was unusable, with one line a problem on standard error; what
+could be used was worked on all the same.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import sys
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -34,13 +37,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser().parse_args(argv)
     if getattr(arguments, "threads", None):
         limit_threads(arguments.threads)
-    try:
-        return arguments.run(arguments)
-    except (ValueError, OSError, FloatingPointError) as error:
-        return complain(error)
-    except KeyboardInterrupt:
-        print("minidetect: interrupted", file=sys.stderr)
-        return 130
+    if hasattr(sys.stdout, "reconfigure"):  # a file's name may hold what this terminal cannot show
+        sys.stdout.reconfigure(errors="backslashreplace")
+    with warnings.catch_warnings():  # which puts `showwarning` back
+        warnings.showwarning = lambda message, *where, **more: say(f"warning: {message}")
+        try:
+            return arguments.run(arguments)
+        except BrokenPipeError:  # `minidetect ... | head`: nobody reads on, and Python's last flush must not fail
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return 141
+        except (ValueError, OSError, FloatingPointError) as error:
+            return complain(error)
+        except KeyboardInterrupt:
+            say("interrupted")
+            return 130
 
 
 def parser() -> argparse.ArgumentParser:
@@ -50,17 +60,20 @@ def parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("demo", help="find faces in a real photo and in a drawn crowd")
     p.add_argument("--out", type=Path, default=Path("out"), metavar="DIR", help="for the pictures (default: out)")
-    p.add_argument("--threads", type=positive_int, metavar="N")
+    add_threads(p)
     p.set_defaults(run=demo)
 
     p = commands.add_parser("detect", help="find faces in your images")
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    p.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH")
-    p.add_argument("--min-face", type=float, default=24.0, metavar="PX", help="smallest face (default: 24)")
+    add_model(p)
+    p.add_argument("--min-face", type=face_size, default=24.0, metavar="PX", help="smallest face (default: 24)")
     p.add_argument("--threshold", type=probability, metavar="T", help="score a face must exceed, 0 to 1")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the detections there")
-    p.add_argument("--draw", type=Path, metavar="DIR", help="write annotated pictures there")
-    p.add_argument("--threads", type=positive_int, metavar="N")
+    p.add_argument(
+        "--draw", type=Path, metavar="DIR",
+        help="write annotated pictures there: photo.jpg as photo.png, and a second one of that name as photo-2.png",
+    )
+    add_threads(p)
     p.add_argument("--stages", action="store_true", help="also print what each stage kept, and its time")
     p.set_defaults(run=detect)
 
@@ -68,28 +81,39 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("recipe", metavar="RECIPE", help="facecraft")
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
-    p.add_argument("--seed", type=int, default=0, metavar="N")
+    p.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default: 0)")
     p.add_argument("--steps", type=positive_int, metavar="N", help="at most N steps a phase, for trying out")
     p.add_argument("--resume", action="store_true", help="continue the run in --out")
     p.add_argument("--control", action="store_true", help="also train the separate nets by as many more steps")
     p.add_argument("--check-nan", action="store_true", help="name the operation in which a NaN first appears")
-    p.add_argument("--threads", type=positive_int, metavar="N")
+    add_threads(p)
     p.set_defaults(run=train)
 
     p = commands.add_parser("evaluate", help="measure a model on a benchmark")
     p.add_argument("benchmark", choices=("fddb", "wider"))
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     what = p.add_mutually_exclusive_group()
-    what.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH")
+    add_model(what)
     what.add_argument("--detections", type=Path, metavar="FILE", help="in FDDB's text format")
-    p.add_argument("--min-face", type=float, default=20.0, metavar="PX", help="smallest face (default: 20)")
-    p.add_argument("--json", type=Path, metavar="FILE")
-    p.add_argument("--plot", type=Path, metavar="FILE")
-    p.add_argument("--threads", type=positive_int, metavar="N")
+    p.add_argument("--min-face", type=face_size, default=20.0, metavar="PX", help="smallest face (default: 20)")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw recall against false positives there, a PNG")
+    add_threads(p)
     p.set_defaults(run=evaluate)
 
     commands.add_parser("models", help="what ships with the package").set_defaults(run=models)
     return top
+
+
+def add_model(p: argparse._ActionsContainer) -> None:
+    p.add_argument(
+        "--model", default="facecraft", metavar="NAME_OR_PATH",
+        help="one that ships (see `minidetect models`) or a weights file (default: facecraft)",
+    )
+
+
+def add_threads(p: argparse.ArgumentParser) -> None:
+    p.add_argument("--threads", type=positive_int, metavar="N", help="default, and the most: one a processor")
 
 
 # ------------------------------------------------------------------------------------------- commands
@@ -103,6 +127,7 @@ def demo(arguments: argparse.Namespace) -> int:
     from minidetect.data.synthetic import draw_crowd
 
     detector = load("facecraft")
+    make_folder(arguments.out)
     crowd = draw_crowd()
     pictures = {
         "grace_hopper": load_image(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))),
@@ -113,7 +138,7 @@ def demo(arguments: argparse.Namespace) -> int:
         file = arguments.out / f"{name}.png"
         draw(image, found, file)
         height, width = image.shape[:2]
-        print(f"{name} ({width} x {height}): {len(found.boxes)} faces in {seconds * 1000:.0f} ms -> {file}")
+        print(f"{name} ({width} x {height}): {faces(found)} in {seconds * 1000:.0f} ms -> {file}")
         print_table(found)
     print("Now your own: minidetect detect PHOTO --draw out")
     return 0
@@ -121,35 +146,37 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def detect(arguments: argparse.Namespace) -> int:
     from minidetect.api import load
-    from minidetect.data.images import ImageError, load_image
+    from minidetect.data.images import load_image
 
+    check_can_write(arguments.json)
+    pictures = drawing_files(arguments.images, arguments.draw)
     detector = load(arguments.model)
-    results, problems = [], 0
-    for path in arguments.images:
+    results, exit_code = [], 0
+    for path, picture in zip(arguments.images, pictures, strict=True):
         try:
             image = load_image(path)
-        except (ImageError, OSError) as error:
-            problems = complain(error)
+            found, stages, seconds = timed_detection(detector, image, arguments.min_face, arguments.threshold)
+            results.append(as_json(path, image, found, seconds))
+            if picture:
+                draw(image, found, picture)
+        except (ValueError, OSError, MemoryError) as error:
+            exit_code = complain(error, path)
             continue
-        found, stages, seconds = timed_detection(detector, image, arguments.min_face, arguments.threshold)
-        results.append(as_json(path, image, found, seconds))
-        print(f"{path}: {len(found.boxes)} faces in {seconds * 1000:.0f} ms")
+        print(f"{path}: {faces(found)} in {seconds * 1000:.0f} ms")
         print_table(found)
         if arguments.stages:
             print_stages(stages)
-        if arguments.draw:
-            draw(image, found, arguments.draw / f"{path.stem}.png")
     if arguments.json:
         write_json(arguments.json, results)
-    return problems
+    return exit_code
 
 
 def train(arguments: argparse.Namespace) -> int:
     from minidetect.recipes import run_recipe
 
     files = run_recipe(
-        arguments.recipe, arguments.data, arguments.out, arguments.resume,
-        seed=arguments.seed, steps=arguments.steps, control=arguments.control, check_nan=arguments.check_nan,
+        arguments.recipe, arguments.data, arguments.out, arguments.seed, arguments.steps, arguments.resume,
+        control=arguments.control, check_nan=arguments.check_nan,
     )
     for file in files:
         print(f"wrote {file}")
@@ -161,6 +188,8 @@ def evaluate(arguments: argparse.Namespace) -> int:
     from minidetect.evaluate.runs import evaluate_detection_file, run_fddb, run_wider, summarise_fddb
     from minidetect.visualize import plot_roc
 
+    check_can_write(arguments.json)
+    check_can_write(arguments.plot)
     stages: list[StageReport] = []
     if arguments.benchmark == "wider":
         if arguments.detections:
@@ -188,7 +217,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
 def models(arguments: argparse.Namespace) -> int:
     from minidetect.api import shipped_models
 
-    for model in shipped_models():
+    shipped = shipped_models()
+    if not shipped:
+        print("no trained model ships with this copy; `minidetect train` makes one")
+    for model in shipped:
         kilobytes = model.path.stat().st_size / 1000
         print(f"{model.name:20} {kilobytes:6.0f} kB  {model.training.get('score', 'not measured')}")
         print(f"{'':20} card: {model.card}")
@@ -211,7 +243,7 @@ def timed_detection(
 def say_if_slow(seconds: float = 3.0) -> Iterator[None]:
     """The first detection on a machine compiles for about half a minute: better said than silent."""
     note = "compiling the kernels (only the first time; they are kept on disk) or a large image ..."
-    timer = threading.Timer(seconds, lambda: print(note, file=sys.stderr, flush=True))
+    timer = threading.Timer(seconds, say, (note,))
     timer.daemon = True
     timer.start()
     try:
@@ -222,6 +254,12 @@ def say_if_slow(seconds: float = 3.0) -> Iterator[None]:
 
 def limit_threads(n: int) -> None:
     """Before NumPy and Numba are loaded: both read these when they start."""
+    n = min(n, os.cpu_count() or 1)
+    if "numba" in sys.modules:  # called from Python, too late for that: at least the kernels can obey
+        from minidetect.kernels.dispatch import get_num_threads, set_num_threads
+
+        set_num_threads(min(n, get_num_threads()))
+        return
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(n)
 
@@ -239,6 +277,48 @@ def as_json(path: Path, image: np.ndarray, found: Detections, seconds: float) ->
     return {
         "image": str(path), "width": width, "height": height, "seconds": round(seconds, 4), "detections": entries
     }
+
+
+def faces(found: Detections) -> str:
+    return "1 face" if len(found.boxes) == 1 else f"{len(found.boxes)} faces"
+
+
+def drawing_files(images: Sequence[Path], folder: Path | None) -> list[Path | None]:
+    """Where each image is drawn: folder/STEM.png, or STEM-2.png and so on where that is another's already.
+
+    A drawing never takes the place of one of the images either. The folder is made; without one, all None.
+    """
+    if folder is None:
+        return [None] * len(images)
+    make_folder(folder)
+    files: list[Path | None] = []
+    taken = {os.path.realpath(image) for image in images}
+    for image in images:
+        file, n = folder / f"{image.stem}.png", 1
+        while os.path.realpath(file) in taken:
+            n += 1
+            file = folder / f"{image.stem}-{n}.png"
+        taken.add(os.path.realpath(file))
+        files.append(file)
+    return files
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results. Raises OSError where it cannot be: before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise OSError(f"{folder}: cannot be made, since a file is in its place") from None
+    if not os.access(folder, os.W_OK):
+        raise OSError(f"{folder}: may not be written to")
+
+
+def check_can_write(file: Path | None) -> None:
+    """Make the folder of a result that was asked for, or raise OSError as `make_folder` does."""
+    if file is not None:
+        if file.is_dir():
+            raise OSError(f"{file}: is a folder, not a file that could be written")
+        make_folder(file.parent)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -270,22 +350,51 @@ def print_stages(stages: Sequence[StageReport]) -> None:
         )
 
 
-def complain(error: BaseException) -> int:
-    print(f"minidetect: {' '.join(str(error).split())}", file=sys.stderr)
+def say(text: object) -> None:
+    """One line on standard error, whatever line breaks the text has."""
+    print(f"minidetect: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
+
+
+def complain(error: BaseException, path: Path | None = None) -> int:
+    """Say what went wrong, and with which file: `path`, if the error itself does not begin with it."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    if path is not None and not text.startswith(str(path)):
+        text = f"{path}: {text}"
+    say(text)
     return 2
 
 
+def natural(text: str) -> int:
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 0")
+    return int(text)
+
+
 def positive_int(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
+    if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
 
 
+def face_size(text: str) -> float:
+    value = number(text)
+    if not 4 <= value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of pixels, at least 4")
+    return value
+
+
 def probability(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = -1.0
+    value = number(text)
     if not 0 <= value <= 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number from 0 to 1")
     return value
+
+
+def number(text: str) -> float:
+    """What the text says, NaN where it says no number."""
+    try:
+        return float(text)
+    except ValueError:
+        return math.nan

@@ -164,7 +164,8 @@ class Cascade(Module):
     nms_threshold: IoU above which the lower-scored of two final boxes is dropped.
     stage_nms: the same between stages, over all levels; the paper has none there (section 4.3), which
         gives the same faces but classifies many near copies. None switches it off.
-    levels_per_octave, response_pool: of the pyramid and of the response map pooling (0: none).
+    levels_per_octave: of the pyramid; with the paper's 5 stage one takes twice as long and finds no more
+        faces (WIDER val). response_pool: k of the response map pooling, 0 for none.
     max_proposals: the best-scored so many go on after stage one.
     gates: thresholds of the threshold control layers in training, x12 -> x24 and x24 -> x48 (section 4.1).
     loss_weights: lambda 1 to 3 of Eq. (6), which the paper does not give.
@@ -180,7 +181,7 @@ class Cascade(Module):
         thresholds: tuple[float, float, float] = (0.1, 0.1, 0.5),
         nms_threshold: float = 0.35,
         stage_nms: float | None = 0.7,
-        levels_per_octave: int = 5,
+        levels_per_octave: int = 3,
         response_pool: int = 2,
         max_proposals: int = 3000,
         gates: tuple[float, float] = (0.1, 0.003),
@@ -310,21 +311,33 @@ class Cascade(Module):
         boxes, scores, windows = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], 0
         first = pyramid.level_for(min_face, SIZES[0])
         for k in range(first, pyramid.last_level(SIZES[0]) + 1):
-            with no_grad():
-                logits, deltas = self.x12.maps(self.x12.features(self.normalise(pyramid.level(k)[None])))
-            face_map = 0.5 * (np.tanh(0.5 * (logits.data[0, 1] - logits.data[0, 0])) + 1)  # (PH, PW)
+            face_map, deltas = self.face_map(pyramid.level(k))
             windows += face_map.size
-            face_map[face_map <= self.thresholds[0]] = 0
             if self.response_pool:
                 face_map = response_map_pool(face_map, self.response_pool)
             i, j = np.nonzero(face_map)
-            corners = np.stack([j, i, j, i], axis=1) * STRIDE + np.array([0, 0, SIZES[0], SIZES[0]])
-            found = pyramid.to_image(corners, k)
-            boxes.append(self.box_coder(0).decode(found, deltas.data[0, :, i, j]))
+            boxes.append(self.map_boxes(pyramid, k, i, j, deltas))
             scores.append(face_map[i, j])
         all_boxes, all_scores = np.concatenate(boxes), np.concatenate(scores)
         best = np.argsort(-all_scores, kind="stable")[: self.max_proposals]
         return all_boxes[best], all_scores[best], windows
+
+    def face_map(self, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """x12 over one level (H, W, 3): P(face) of every window (PH, PW), 0 where not above the threshold,
+        and the deltas (4, PH, PW)."""
+        with no_grad():
+            logits, deltas = self.x12.maps(self.x12.features(self.normalise(level[None])))
+        face_map = 0.5 * (np.tanh(0.5 * (logits.data[0, 1] - logits.data[0, 0])) + 1)
+        face_map[face_map <= self.thresholds[0]] = 0
+        return face_map, deltas.data[0]
+
+    def map_boxes(
+        self, pyramid: ImagePyramid, k: int, i: np.ndarray, j: np.ndarray, deltas: np.ndarray
+    ) -> np.ndarray:
+        """The refined boxes (N, 4), in the image, of rows i and columns j of level k's map (section 4.3:
+        a point of the map stands for the window whose upper left corner it is)."""
+        corners = np.stack([j, i, j, i], axis=1) * STRIDE + np.array([0, 0, SIZES[0], SIZES[0]])
+        return self.box_coder(0).decode(pyramid.to_image(corners, k), deltas[:, i, j].T)
 
     def refine(
         self, pyramid: ImagePyramid, boxes: np.ndarray, stage: int, threshold: float, batch: int = 128

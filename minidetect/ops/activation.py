@@ -51,7 +51,8 @@ class PReLU(Function):
 
 class Sigmoid(Function):
     def forward(self, x):
-        e = np.exp(-np.minimum(np.abs(x), 80))  # exp(80) would overflow float32, exp(-90) underflow
+        with np.errstate(under="ignore"):  # to 0, which is right; exp of a large number would overflow
+            e = np.exp(-np.abs(x))
         self.y = np.where(x >= 0, 1, e) / (1 + e)
         return self.y
 

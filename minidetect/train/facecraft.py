@@ -48,19 +48,22 @@ class FaceCraftRecipe:
     positive_fractions: of a batch; 5 % in stage one keeps its false positives few (section 4.2).
     mining_thresholds: scores that pass x12 and x24 while negatives are mined, lower than in use so that
         the next stage also learns what the final thresholds will stop.
+    mining_photos: how many photos are mined for each stage, chosen at random, and mined_per_photo: how many
+        negatives are kept of each.
     """
 
     schedules: tuple[Schedule, Schedule, Schedule] = (
         Schedule(12000, lr=0.02),
-        Schedule(7000, lr=0.02),
-        Schedule(4500, lr=0.02),
+        Schedule(6000, lr=0.02),
+        Schedule(4000, lr=0.02),
     )
     batches: tuple[int, int, int] = (384, 160, 96)
     positive_iou: tuple[float, float, float] = (0.8, 0.75, 0.7)
     positive_fractions: tuple[float, float, float] = (0.05, 0.2, 0.25)
     mining_thresholds: tuple[float, float, float] = (0.05, 0.05, 0.1)
-    mined_per_photo: tuple[int, int, int] = (50, 40, 30)
-    joint: Schedule = Schedule(3000, lr=0.01)
+    mined_per_photo: tuple[int, int, int] = (70, 50, 50)
+    mining_photos: tuple[int, int, int] = (1500, 2500, 1500)
+    joint: Schedule = Schedule(2500, lr=0.01)
     joint_batch: int = 128
     joint_positives: float = 0.2
     min_face: float = 20.0
@@ -137,8 +140,10 @@ class FaceCraftRun:
         def run() -> tuple[Pool, Pool]:
             before, cascade.thresholds = cascade.thresholds, self.recipe.mining_thresholds
             most = self.recipe.mined_per_photo[stages - 1]
+            photos, rng = self.photos(), self.rng(name)
+            chosen = rng.permutation(len(photos))[: self.recipe.mining_photos[stages - 1]]
             try:
-                return mine(cascade, self.photos(), stages, self.rng(name), most, min_face=self.recipe.min_face)
+                return mine(cascade, [photos[i] for i in chosen], stages, rng, most, min_face=self.recipe.min_face)
             finally:
                 cascade.thresholds = before
 
