@@ -15,7 +15,7 @@ from PIL import Image
 
 from minidetect.data.images import load_image
 from minidetect.detection.structures import Detections
-from minidetect.models.facecraft import Cascade, JointCascade, SeparateCascade
+from minidetect.models.facecraft import Cascade, ConvStack, JointCascade, SeparateCascade, Table
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 WEIGHTS = Path(__file__).parent / "weights"
@@ -37,16 +37,16 @@ class Detector:
     ) -> list[Detections]:
         """Find faces in each image; an image without any gives arrays of length 0.
 
-        images: paths, Pillow images, or (H, W, 3) uint8 RGB arrays, in any mix.
+        images: paths, Pillow images, or (H, W, 3) uint8 RGB arrays, in any mix; a list even for one image.
         min_face: the smallest face to look for, the longer side of its box in pixels.
         threshold: the score that a face must exceed; None for the model's own.
         Raises ImageError (a ValueError) that names an image which cannot be read.
         """
-        if isinstance(images, (str, Path, Image.Image)):
+        if isinstance(images, (str, Path, Image.Image)) or (
+            isinstance(images, np.ndarray) and images.ndim < 4  # one image, not a stack (N, H, W, 3) of them
+        ):
             raise TypeError("detect takes a list of images: detect([image])")
-        return [
-            self.model.detect_with_report(load_image(image), min_face, threshold)[0] for image in images
-        ]
+        return [self.model.detect_with_report(load_image(image), min_face, threshold)[0] for image in images]
 
     def __repr__(self) -> str:
         return f"Detector({self.name!r}, {type(self.model).__name__}, {self.model.num_parameters():,} parameters)"
@@ -62,7 +62,7 @@ class ShippedModel(NamedTuple):
 def shipped_models() -> list[ShippedModel]:
     """The models that come with the package, by name."""
     return [
-        ShippedModel(path.stem, path, path.with_suffix(".md"), load_arrays(path)[1]["training"])
+        ShippedModel(path.stem, path, path.with_suffix(".md"), load_arrays(path)[1].get("training", {}))
         for path in sorted(WEIGHTS.glob("*.npz"))
     ]
 
@@ -72,23 +72,32 @@ def load(name_or_path: str | Path = "facecraft") -> Detector:
 
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights.
     """
-    path = WEIGHTS / f"{name_or_path}.npz"
+    shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.npz"))}
+    path = shipped.get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
-        path = Path(name_or_path)
-    if not path.is_file():
-        names = ", ".join(m.stem for m in sorted(WEIGHTS.glob("*.npz")))
-        raise FileNotFoundError(f"{name_or_path}: neither a file nor a model that ships ({names})")
+        names = ", ".join(shipped) or "none in this copy"
+        raise FileNotFoundError(f"no model {str(name_or_path)!r}: neither a file nor one that ships ({names})")
     arrays, meta = load_arrays(path)
-    if meta.get("model") not in MODELS:
-        raise ValueError(f"{path}: not the weights of a model of this library (its meta names {meta.get('model')})")
-    model = MODELS[meta["model"]](np.random.default_rng(0), **meta["arguments"])
+    model = build(meta, path)
     model.load_state_dict(arrays, str(path))
     return Detector(model, str(name_or_path), meta.get("training", {}))
+
+
+def build(meta: object, path: Path) -> Cascade:
+    """The untrained model that a file's meta data describe; ValueError that names the file if they do not."""
+    name = meta.get("model") if isinstance(meta, dict) else None
+    if not isinstance(name, str) or name not in MODELS:
+        raise ValueError(f"{path}: not the weights of a model of this library (its meta data name {name!r})")
+    try:
+        return MODELS[name](np.random.default_rng(0), **meta["arguments"])
+    except (LookupError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: its meta data do not describe a {name}: {error}") from None
 
 
 def save(model: Cascade, path: str | Path, training: Mapping) -> None:
     """Write a model so that `load` can read it. training: JSON-able facts about how it was made."""
     arguments = {
+        "tables": [table_of(branch.stack) for branch in (model.x12, model.x24, model.x48)],
         "thresholds": model.thresholds,
         "nms_threshold": model.nms_threshold,
         "stage_nms": model.stage_nms,
@@ -98,3 +107,9 @@ def save(model: Cascade, path: str | Path, training: Mapping) -> None:
     }
     meta = {"model": type(model).__name__, "arguments": arguments, "training": dict(training)}
     save_arrays(path, model.state_dict(), meta)
+
+
+def table_of(stack: ConvStack) -> Table:
+    """The rows (output channels, kernel, pooling) that a stack was made from."""
+    pairs = zip(stack.convs, stack.pools, strict=True)
+    return [(conv.weight.shape[0], conv.weight.shape[2], pool) for conv, pool in pairs]

@@ -7,7 +7,6 @@ could be used was worked on all the same.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import sys
@@ -20,6 +19,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minidetect import __version__
+from minidetect.console import (
+    as_json,
+    check_can_write,
+    complain,
+    draw,
+    drawing_files,
+    faces,
+    make_folder,
+    print_stages,
+    print_table,
+    say,
+    write_json,
+)
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,6 +39,8 @@ if TYPE_CHECKING:
     from minidetect.api import Detector
     from minidetect.detection.structures import Detections
     from minidetect.models.facecraft import StageReport
+
+MODEL_HELP = "one that ships (see `minidetect models`), or a weights file (default: facecraft)"
 
 # The library is imported inside the functions: `--threads` must be set before NumPy loads its BLAS, and
 # `minidetect --help` should not wait for any of it.
@@ -65,7 +79,7 @@ def parser() -> argparse.ArgumentParser:
 
     p = commands.add_parser("detect", help="find faces in your images")
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
-    add_model(p)
+    p.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
     p.add_argument("--min-face", type=face_size, default=24.0, metavar="PX", help="smallest face (default: 24)")
     p.add_argument("--threshold", type=probability, metavar="T", help="score a face must exceed, 0 to 1")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the detections there")
@@ -93,7 +107,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("benchmark", choices=("fddb", "wider"))
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     what = p.add_mutually_exclusive_group()
-    add_model(what)
+    what.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
     what.add_argument("--detections", type=Path, metavar="FILE", help="in FDDB's text format")
     p.add_argument("--min-face", type=face_size, default=20.0, metavar="PX", help="smallest face (default: 20)")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
@@ -105,15 +119,8 @@ def parser() -> argparse.ArgumentParser:
     return top
 
 
-def add_model(p: argparse._ActionsContainer) -> None:
-    p.add_argument(
-        "--model", default="facecraft", metavar="NAME_OR_PATH",
-        help="one that ships (see `minidetect models`) or a weights file (default: facecraft)",
-    )
-
-
 def add_threads(p: argparse.ArgumentParser) -> None:
-    p.add_argument("--threads", type=positive_int, metavar="N", help="default, and the most: one a processor")
+    p.add_argument("--threads", type=positive_int, metavar="N", help="at most, and by default, one a processor")
 
 
 # ------------------------------------------------------------------------------------------- commands
@@ -146,7 +153,7 @@ def demo(arguments: argparse.Namespace) -> int:
 
 def detect(arguments: argparse.Namespace) -> int:
     from minidetect.api import load
-    from minidetect.data.images import load_image
+    from minidetect.data.images import ImageError, load_image
 
     check_can_write(arguments.json)
     pictures = drawing_files(arguments.images, arguments.draw)
@@ -160,7 +167,7 @@ def detect(arguments: argparse.Namespace) -> int:
             if picture:
                 draw(image, found, picture)
         except (ValueError, OSError, MemoryError) as error:
-            exit_code = complain(error, path)
+            exit_code = complain(error, None if isinstance(error, ImageError) else path)  # which names it itself
             continue
         print(f"{path}: {faces(found)} in {seconds * 1000:.0f} ms")
         print_table(found)
@@ -256,114 +263,12 @@ def limit_threads(n: int) -> None:
     """Before NumPy and Numba are loaded: both read these when they start."""
     n = min(n, os.cpu_count() or 1)
     if "numba" in sys.modules:  # called from Python, too late for that: at least the kernels can obey
-        from minidetect.kernels.dispatch import get_num_threads, set_num_threads
+        import numba
 
-        set_num_threads(min(n, get_num_threads()))
+        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
         return
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(n)
-
-
-def as_json(path: Path, image: np.ndarray, found: Detections, seconds: float) -> dict:
-    """One image's entry of `detect --json`."""
-    entries = [
-        {"box": [round(float(v), 2) for v in box], "score": round(float(score), 4), "label": "face"}
-        for box, score in zip(found.boxes, found.scores, strict=True)
-    ]
-    if found.landmarks is not None:
-        for entry, points in zip(entries, found.landmarks, strict=True):
-            entry["landmarks"] = [[round(float(v), 2) for v in point] for point in points]
-    height, width = image.shape[:2]
-    return {
-        "image": str(path), "width": width, "height": height, "seconds": round(seconds, 4), "detections": entries
-    }
-
-
-def faces(found: Detections) -> str:
-    return "1 face" if len(found.boxes) == 1 else f"{len(found.boxes)} faces"
-
-
-def drawing_files(images: Sequence[Path], folder: Path | None) -> list[Path | None]:
-    """Where each image is drawn: folder/STEM.png, or STEM-2.png and so on where that is another's already.
-
-    A drawing never takes the place of one of the images either. The folder is made; without one, all None.
-    """
-    if folder is None:
-        return [None] * len(images)
-    make_folder(folder)
-    files: list[Path | None] = []
-    taken = {os.path.realpath(image) for image in images}
-    for image in images:
-        file, n = folder / f"{image.stem}.png", 1
-        while os.path.realpath(file) in taken:
-            n += 1
-            file = folder / f"{image.stem}-{n}.png"
-        taken.add(os.path.realpath(file))
-        files.append(file)
-    return files
-
-
-def make_folder(folder: Path) -> None:
-    """Make a folder for results. Raises OSError where it cannot be: before the work, not after it."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise OSError(f"{folder}: cannot be made, since a file is in its place") from None
-    if not os.access(folder, os.W_OK):
-        raise OSError(f"{folder}: may not be written to")
-
-
-def check_can_write(file: Path | None) -> None:
-    """Make the folder of a result that was asked for, or raise OSError as `make_folder` does."""
-    if file is not None:
-        if file.is_dir():
-            raise OSError(f"{file}: is a folder, not a file that could be written")
-        make_folder(file.parent)
-
-
-def write_json(path: Path, content: object) -> None:
-    from minidetect.nn.checkpoint import write_atomically
-
-    text = json.dumps(content, indent=1) + "\n"
-    write_atomically(path, lambda file: file.write(text.encode()))
-
-
-def draw(image: np.ndarray, found: Detections, file: Path) -> None:
-    from minidetect.visualize import draw_detections, save_png
-
-    save_png(draw_detections(image, found), file)
-
-
-def print_table(found: Detections) -> None:
-    if len(found.boxes):
-        print(f"  {'score':>6}  {'x1':>7} {'y1':>7} {'x2':>7} {'y2':>7}")
-    for box, score in zip(found.boxes, found.scores, strict=True):
-        print(f"  {score:6.3f}  " + " ".join(f"{v:7.1f}" for v in box))
-
-
-def print_stages(stages: Sequence[StageReport]) -> None:
-    total = sum(stage.seconds for stage in stages) or 1.0
-    for stage in stages:
-        print(
-            f"  {stage.stage:4} {stage.boxes_in:9} in {stage.boxes_out:8} out {stage.seconds:8.3f} s "
-            f"{stage.seconds / total:5.0%}"
-        )
-
-
-def say(text: object) -> None:
-    """One line on standard error, whatever line breaks the text has."""
-    print(f"minidetect: {' '.join(str(text).split())}", file=sys.stderr, flush=True)
-
-
-def complain(error: BaseException, path: Path | None = None) -> int:
-    """Say what went wrong, and with which file: `path`, if the error itself does not begin with it."""
-    text = str(error) or type(error).__name__
-    if isinstance(error, OSError) and error.filename and error.strerror:
-        text = f"{error.filename}: {error.strerror}"
-    if path is not None and not text.startswith(str(path)):
-        text = f"{path}: {text}"
-    say(text)
-    return 2
 
 
 def natural(text: str) -> int:

@@ -25,10 +25,12 @@ from minidetect.nn import SGD, Module
 CASCADES = (SeparateCascade, JointCascade)
 both = pytest.mark.parametrize("kind", CASCADES, ids=["separate", "joint"])
 OPEN, SHUT = (-1.0, -1.0), (2.0, 2.0)  # gates that every score passes, and none
+# The same kinds of layers as TABLES, but few channels: what is tested here does not depend on their number.
+NARROW = (TABLES[0], ((6, 3, 3), (8, 3, 2)), ((4, 3, 3), (6, 3, 3), (8, 3, 2)))
 
 
-def make(kind: type[Cascade] = JointCascade, seed: int = 0, **settings) -> Cascade:
-    return kind(np.random.default_rng(seed), **settings)
+def make(kind: type[Cascade] = JointCascade, seed: int = 0, tables=NARROW, **settings) -> Cascade:
+    return kind(np.random.default_rng(seed), tables, **settings)
 
 
 def loud(cascade: Cascade) -> Cascade:
@@ -37,6 +39,18 @@ def loud(cascade: Cascade) -> Cascade:
     for net in (cascade.x24, cascade.x48):
         for p in (net.logits.weight, net.deltas.weight):
             p.data[...] = rng.standard_normal(p.shape) * 0.3
+    return cascade
+
+
+def undecided(image: np.ndarray, kind: type[Cascade] = JointCascade, **settings) -> Cascade:
+    """A cascade that takes about half of the windows of an image for faces, in each stage."""
+    cascade, pyramid = loud(make(kind, **settings)), ImagePyramid(image)
+    corners = np.random.default_rng(0).uniform(0, 30, (40, 2))
+    for stage, net in enumerate((cascade.x12, cascade.x24, cascade.x48)):
+        x = cascade.normalise(pyramid.crop(np.concatenate([corners, corners + 30], axis=1), SIZES[stage]))
+        logits = (net.predict(net.features(x)) if stage == 0 else cascade.classify(stage, x)).logits.data
+        net.logits.bias.data[1] -= np.median(logits[:, 1] - logits[:, 0])
+    cascade.deltas_std[:] = 0.03  # boxes move a little
     return cascade
 
 
@@ -62,7 +76,7 @@ def block_mean(x: np.ndarray, k: int) -> np.ndarray:
 
 def test_number_of_parameters():
     """x12: 3*16*9 + 16, 16*16*25 + 16, 16*6 + 6. The others end in fc 576 * 128 and 1152 * 256."""
-    separate = make(SeparateCascade)
+    separate = make(SeparateCascade, tables=TABLES)
     assert separate.x12.num_parameters() == 6_966
     assert separate.x24.num_parameters() == 896 + 13_872 + 12_352 + 73_856 + 774
     assert separate.x48.num_parameters() == 896 + 18_496 + 36_928 + 32_896 + 295_168 + 1_542
@@ -74,12 +88,12 @@ def test_number_of_parameters():
 
 def test_the_joint_network_is_hardly_larger_than_the_three():
     """Only the outputs grow: 6 numbers more for each of the 16, and of the 128 + 16, shared features."""
-    assert make(JointCascade).num_parameters() == 494_642 + 6 * 16 + 6 * 144
+    assert make(JointCascade, tables=TABLES).num_parameters() == 494_642 + 6 * 16 + 6 * 144
     assert make(JointCascade, tables=CVPR15_TABLES).num_parameters() == 2_268_162 + 960
 
 
 def test_fc_widths_are_the_papers():
-    joint = make(JointCascade)
+    joint = make(JointCascade, tables=TABLES)
     x = np.zeros((1, 3, 48, 48), np.float32)
     deep12 = joint.x12.features(Tensor(block_mean(x, 4)))
     assert deep12.shape == (1, 16, 1, 1)
@@ -93,11 +107,12 @@ def test_fc_widths_are_the_papers():
 @both
 def test_losses_are_those_of_each_net_on_the_pooled_patch(kind, rng):
     """With open gates, the branches of `losses` see what `classify` sees when it detects."""
-    cascade = loud(make(kind, gates=OPEN))
+    cascade = loud(make(kind, tables=TABLES, gates=OPEN))
     x, labels, deltas = batch(rng)
     losses = cascade.losses(Tensor(x), labels, deltas, None)
     x12, x24 = Tensor(block_mean(x, 4)), Tensor(block_mean(x, 2))
-    predictions = [cascade.x12.predict(cascade.x12.features(x12)), cascade.classify(1, x24), cascade.classify(2, Tensor(x))]
+    predictions = [cascade.x12.predict(cascade.x12.features(x12)), cascade.classify(1, x24)]
+    predictions.append(cascade.classify(2, Tensor(x)))
     for stage, prediction in enumerate(predictions):
         alone = multi_task_loss(*prediction, labels, deltas[stage])
         assert losses[f"x{SIZES[stage]}"].item() == pytest.approx(alone.item(), rel=1e-5)
@@ -186,7 +201,7 @@ def test_later_losses_reach_the_earlier_branches_of_the_joint_network(rng):
     for name, reached, spared in (
         ("x12", ("x12.stack.convs.0", "x12.logits"), ("x24", "x48")),
         ("x24", ("x12.stack.convs.0", "x24.stack", "x24.logits"), ("x12.logits", "x12.deltas", "x48")),
-        ("x48", ("x12.stack.convs.0", "x24.stack.convs.0", "x48.deltas"), ("x12.logits", "x24.logits", "x24.deltas")),
+        ("x48", ("x12.stack.convs.0", "x24.stack.convs.0", "x48.fc"), ("x12.logits", "x24.logits")),
     ):
         gradients = gradients_of(cascade, *data, name)
         assert all(moved(gradients, prefix) for prefix in reached), name
@@ -370,22 +385,23 @@ def test_the_weights_of_what_comes_from_above_start_at_zero_and_can_leave_it(rng
 
 @both
 def test_every_loss_falls_on_one_small_batch(kind):
-    """Sixteen drawn patches, half of them faces, sixty steps: each branch learns them by heart."""
-    patches, labels = draw_patches(16, 48, seed=1, classes=("human",), background=0.5)
+    """Eight drawn patches, half of them faces, forty steps: each branch learns them by heart."""
+    patches, labels = draw_patches(8, 48, seed=1, classes=("human",), background=0.5)
     rng = np.random.default_rng(0)
-    deltas = [rng.standard_normal((16, 4)).astype(np.float32) for _ in range(3)]
+    deltas = [rng.standard_normal((8, 4)).astype(np.float32) for _ in range(3)]
     cascade = make(kind, gates=OPEN)
     optimiser = SGD(cascade, lr=0.02)
     x, history = cascade.normalise(patches), []
-    for _ in range(60):
+    for _ in range(40):
         optimiser.zero_grad()
         losses = cascade.losses(x, labels, deltas, None)
         sum(losses.values(), start=Tensor(np.float32(0))).backward()
         optimiser.step()
         history.append([loss.item() for loss in losses.values()])
     start, end = np.array(history[0]), np.mean(history[-3:], axis=0)
-    assert (end < 0.5 * start).all(), (start, end)
-    assert np.isfinite(history).all()
+    assert labels.sum() == 4 and (start > 1.5).all()
+    assert (end < 0.05 * start).all(), (start, end)
+    assert ((cascade.classify(2, x).face_probs() > 0.5) == labels).all()
 
 
 # ------------------------------------------------------------------ detection
@@ -432,11 +448,12 @@ def test_tiny_images_and_large_faces(size, min_face):
 
 
 def test_no_images_and_several_images(photo):
-    cascade = loud(make(thresholds=(0.1, 0.1, 0.1)))
+    cascade = undecided(photo, thresholds=(0.4, 0.4, 0.4), max_proposals=100)
     assert cascade.detect([]) == []
-    one, two, three = cascade.detect([photo, photo[:40, :30], photo])
+    one, two, three = cascade.detect([photo, photo[:20, :20], photo])
+    assert len(one.boxes) > 0
+    assert_nothing(two)
     np.testing.assert_array_equal(one.boxes, three.boxes)
-    assert len(two.boxes) != len(one.boxes)
 
 
 @pytest.mark.parametrize(
@@ -461,28 +478,28 @@ def test_a_senseless_smallest_face_is_refused(photo, min_face):
 
 @both
 def test_detections_are_sorted_inside_the_image_and_apart(kind, photo):
-    cascade = loud(make(kind, thresholds=(0.2, 0.2, 0.2), max_proposals=200))
+    cascade = undecided(photo, kind, thresholds=(0.4, 0.4, 0.4), max_proposals=200)
     found, reports = cascade.detect_with_report(photo, min_face=16)
     assert len(found.boxes) > 2
-    assert (np.diff(found.scores) <= 0).all() and (found.scores > 0.2).all() and (found.scores <= 1).all()
+    assert (np.diff(found.scores) <= 0).all() and (found.scores > 0.4).all() and (found.scores <= 1).all()
     assert (found.boxes[:, :2] >= 0).all() and (found.boxes[:, 2:] <= [90, 72]).all()
     assert (found.boxes[:, 2:] > found.boxes[:, :2]).all() and (found.labels == 1).all()
-    assert reports[1].boxes_in == reports[0].boxes_out and reports[-1].boxes_out == len(found.boxes)
+    assert reports[1].boxes_in == reports[0].boxes_out and reports[-1].boxes_out >= len(found.boxes)
     assert all(report.boxes_out <= report.boxes_in and report.seconds >= 0 for report in reports)
 
 
 def test_min_score_is_the_threshold_of_the_last_stage(photo):
-    cascade = loud(make(thresholds=(0.2, 0.2, 0.2), max_proposals=200))
+    cascade = undecided(photo, thresholds=(0.4, 0.4, 0.4), max_proposals=200)
     scores = cascade.detect([photo], min_face=16)[0].scores
     cut = float(np.median(scores))
     strict = cascade.detect([photo], min_face=16, min_score=cut)[0].scores
     assert 0 < len(strict) < len(scores) and strict.min() > cut
-    assert cascade.thresholds == (0.2, 0.2, 0.2)
+    assert cascade.thresholds == (0.4, 0.4, 0.4)
 
 
 def test_proposals_are_the_windows_that_pass_one_by_one(photo):
     """Stage one again, level by level and window by window, with the patch net."""
-    cascade = make(response_pool=0, thresholds=(0.5, 0.1, 0.5), max_proposals=10_000)
+    cascade = undecided(photo, response_pool=0, thresholds=(0.5, 0.1, 0.5), max_proposals=10_000)
     cascade.deltas_mean[0], cascade.deltas_std[0] = [0.01, 0.02, 0, 0.1], [0.1, 0.1, 0.2, 0.2]
     pyramid = ImagePyramid(photo)
     boxes, scores, windows = cascade.propose(pyramid, min_face=30)

@@ -388,3 +388,12 @@ def test_softmax_and_sigmoid_survive_large_logits():
 def test_shapes_that_do_not_fit_are_named(call, says):
     with pytest.raises((ValueError, IndexError), match=says), no_grad():
         call(Tensor(np.zeros((2, 4))))
+
+
+@pytest.mark.parametrize("kernel, stride, padding, ceil_mode", [(2, 2, 0, False), (3, 2, 0, True), (3, 1, 1, True)])
+def test_max_pool_is_the_same_with_and_without_a_gradient_to_come(rng, kernel, stride, padding, ceil_mode):
+    x = rng.standard_normal((2, 3, 7, 9)).astype(np.float32)
+    x[0, 0, 3, 4] = np.nan
+    trained, used = (max_pool2d(Tensor(x, wanted), kernel, stride, padding, ceil_mode).data for wanted in (True, False))
+    np.testing.assert_array_equal(trained, used)
+    assert np.isnan(used[0, 0]).any()

@@ -41,6 +41,12 @@ def sum_reports(reports: Sequence[Sequence[StageReport]]) -> list[StageReport]:
     ]
 
 
+def check_has_faces(curve: Curve, source: Path) -> None:
+    """Raise ValueError where there was nothing to find: every score would be 0 / 0."""
+    if curve.num_gt == 0:
+        raise ValueError(f"{source}: no face to find in it, so nothing can be measured")
+
+
 def fddb_folder(data: Path) -> Path:
     """The folder that holds FDDB-folds/: `data` itself or `data/fddb`."""
     for folder in (data, data / "fddb"):
@@ -59,13 +65,17 @@ def run_fddb(model: Cascade, data: Path, min_face: float = 20.0) -> FddbResult:
         regions[record.name] = WIDER_TO_FDDB.apply(found.boxes, found.scores)
         ellipses[record.name], sizes[record.name] = record.ellipses, image.shape[:2]
         reports.append(report)
-    return FddbResult(evaluate_fddb(regions, ellipses, sizes), detections, sum_reports(reports))
+    curves = evaluate_fddb(regions, ellipses, sizes)
+    check_has_faces(curves.discrete, data)
+    return FddbResult(curves, detections, sum_reports(reports))
 
 
 def evaluate_detection_file(file: Path, data: Path) -> FddbCurves:
-    """Both curves of detections in FDDB's text format, taken as they are, over the images they name.
+    """Both curves of detections in FDDB's text format, taken as they are.
 
-    data: a folder with FDDB-folds/, or an ellipse list itself.
+    data: a folder with FDDB-folds/, or an ellipse list itself. Every image of it counts; of the detections,
+        those on other images (a file for all ten folds has them) do not.
+    Raises ValueError where no image is in both.
     """
     detections = read_detections(file)
     if data.is_file():
@@ -74,7 +84,12 @@ def evaluate_detection_file(file: Path, data: Path) -> FddbCurves:
         records = read_folds(fddb_folder(data))
         ellipses = {record.name: record.ellipses for record in records}
         sizes = {record.name: load_image(record.path).shape[:2] for record in records}
-    return evaluate_fddb({k: v for k, v in detections.items() if k in ellipses}, ellipses, sizes)
+    known = {name: found for name, found in detections.items() if name in ellipses}
+    if not known:
+        raise ValueError(f"{file}: none of its {len(detections)} images is among the {len(ellipses)} of {data}")
+    curves = evaluate_fddb(known, ellipses, sizes)
+    check_has_faces(curves.discrete, data)
+    return curves
 
 
 def summarise_fddb(curves: FddbCurves) -> dict[str, float]:
@@ -90,12 +105,15 @@ def run_wider(
     model: Cascade, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
 ) -> tuple[Curve, list[StageReport]]:
     """Detect on WIDER FACE photos; faces under `min_face` pixels and unclear ones neither help nor hurt."""
-    folder = data / "wider"
+    file = data / "wider" / f"wider_{split}_bbx_gt.txt"
+    records = read_wider(file, data / "wider" / split, check_images=True)
     detections, targets, reports = [], [], []
-    for record in tqdm(read_wider(folder / f"wider_{split}_bbx_gt.txt", folder / split), desc=split, mininterval=2):
+    for record in tqdm(records, desc=split, mininterval=2):
         image = load_image(record.path)
         found, report = model.detect_with_report(image, min_face, LOW_SCORE)
         detections.append(found)
         targets.append(to_target(record, image.shape[:2], min_face))
         reports.append(report)
-    return evaluate_detections(detections, targets, iou), sum_reports(reports)
+    curve = evaluate_detections(detections, targets, iou)
+    check_has_faces(curve, file)
+    return curve, sum_reports(reports)

@@ -12,6 +12,8 @@ class MaxPool2d(Function):
 
     def forward(self, x):
         check_pool(x.shape, *self.settings)
+        if not self.needs[0]:
+            return kernels.max_pool_values(x, *self.settings)
         y, self.argmax = kernels.max_pool_forward(x, *self.settings)
         self.x_shape = x.shape
         return y

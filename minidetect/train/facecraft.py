@@ -18,6 +18,7 @@ seed and the phase's number, so that a skipped phase does not change what the ne
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -113,6 +114,11 @@ class FaceCraftRun:
         """Phases patches to x48: each net on what the ones before it let through."""
         cascade = SeparateCascade(self.rng("patches"))
         positives, negatives = self.patches()
+        if not (len(positives.patches) and len(negatives.patches)):
+            raise ValueError(
+                f"{self.data}: {len(positives.patches)} faces of at least {self.recipe.min_face:g} pixels and "
+                f"{len(negatives.patches)} patches without a face were found; a training needs both"
+            )
         cascade.mean_colour[:] = negatives.patches[::20].mean(axis=(0, 1, 2))
         pools = [(negatives, 1.0)]
         for stage in range(3):
@@ -120,7 +126,7 @@ class FaceCraftRun:
             if stage:
                 found, hard = self.mined(cascade, stage)
                 found = Pool.join([positives, found])
-                pools = [(negatives, 0.3), (hard, 0.7)]
+                pools = without_empty([(negatives, 0.3), (hard, 0.7)])
             self.train_stage(cascade, stage, found, pools)
         return cascade
 
@@ -147,7 +153,10 @@ class FaceCraftRun:
             finally:
                 cascade.thresholds = before
 
-        return self.cached(name, run)
+        positives, negatives = self.cached(name, run)
+        if len(negatives.patches) == 0:
+            warnings.warn(f"{name}: no false alarm on these photos; other negatives take their share", stacklevel=2)
+        return positives, negatives
 
     def train_stage(self, cascade: Cascade, stage: int, positives: Pool, negatives: list) -> None:
         """Train x12, x24 or x48 alone with Eq. (1)."""
@@ -155,10 +164,10 @@ class FaceCraftRun:
         name = f"x{size}"
         net = (cascade.x12, cascade.x24, cascade.x48)[stage]
         positives = above(positives, recipe.positive_iou[stage])
-        self.set_statistics(cascade, stage, positives)
         if size < SIZES[2]:  # once, rather than in every batch
             positives, negatives = positives.shrunk(size), [(pool.shrunk(size), k) for pool, k in negatives]
         source = BatchSource(positives, negatives, recipe.batches[stage], recipe.positive_fractions[stage])
+        self.set_statistics(cascade, stage, positives)
 
         def losses(rng: np.random.Generator) -> dict[str, Tensor]:
             patches, labels, deltas = source.draw(rng)
@@ -177,7 +186,7 @@ class FaceCraftRun:
         pools = [self.mined(separate, stages) for stages in (1, 2, 3)]
         positives = above(Pool.join([positives, *(found for found, _ in pools)]), recipe.positive_iou[2])
         shares = zip((random_negatives, *(hard for _, hard in pools)), (0.3, 0.3, 0.25, 0.15), strict=True)
-        source = BatchSource(positives, list(shares), recipe.joint_batch, recipe.joint_positives)
+        source = BatchSource(positives, without_empty(list(shares)), recipe.joint_batch, recipe.joint_positives)
 
         def losses(rng: np.random.Generator) -> dict[str, Tensor]:
             patches, labels, deltas = source.draw(rng)
@@ -192,7 +201,9 @@ class FaceCraftRun:
     def train(self, name, net, losses, schedule: Schedule, rng: np.random.Generator | None = None) -> None:
         rng = self.rng(name) if rng is None else rng
         train_phase(
-            name, net, losses, schedule, self.folder, rng, check_nan=self.check_nan, progress=self.progress
+            name, net, losses, schedule, self.folder, rng,
+            log_every=min(50, schedule.steps),  # a trial of a few steps has its curve, too
+            check_nan=self.check_nan, progress=self.progress,
         )
 
     def cached(self, name: str, make) -> tuple[Pool, Pool]:
@@ -207,13 +218,20 @@ class FaceCraftRun:
     def set_statistics(self, cascade: Cascade, stage: int, positives: Pool) -> None:
         """Mean and deviation of a stage's regression targets (section 4.1), from its training positives."""
         cascade.deltas_mean[stage] = positives.deltas.mean(axis=0)
-        cascade.deltas_std[stage] = positives.deltas.std(axis=0)
+        cascade.deltas_std[stage] = np.maximum(positives.deltas.std(axis=0), 1e-3)  # 0 for a single patch
 
 
 def above(pool: Pool, min_iou: float) -> Pool:
     """The positives of a pool whose overlap with their face exceeds `min_iou`."""
     rows = pool.iou > min_iou
     return Pool(*(array[rows] for array in pool))
+
+
+def without_empty(pools: list[tuple[Pool, float]]) -> list[tuple[Pool, float]]:
+    """Pools with their shares; the share of an empty one (mining found nothing) goes to the others."""
+    kept = [(pool, share) for pool, share in pools if len(pool.patches)]
+    more = sum(share for _, share in pools) / sum(share for _, share in kept)
+    return [(pool, share * more) for pool, share in kept]
 
 
 def normalised(cascade: Cascade, stage: int, deltas: np.ndarray) -> np.ndarray:

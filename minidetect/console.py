@@ -1,0 +1,118 @@
+"""What the commands say, and where they write: lines on the terminal, JSON files, annotated pictures."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from minidetect.detection.structures import Detections
+    from minidetect.models.facecraft import StageReport
+
+# No NumPy at import: see cli.py.
+
+
+def as_json(path: Path, image: np.ndarray, found: Detections, seconds: float) -> dict:
+    """One image's entry of `detect --json`."""
+    entries = [
+        {"box": [round(float(v), 2) for v in box], "score": round(float(score), 4), "label": "face"}
+        for box, score in zip(found.boxes, found.scores, strict=True)
+    ]
+    if found.landmarks is not None:
+        for entry, points in zip(entries, found.landmarks, strict=True):
+            entry["landmarks"] = [[round(float(v), 2) for v in point] for point in points]
+    height, width = image.shape[:2]
+    return {
+        "image": str(path), "width": width, "height": height, "seconds": round(seconds, 4), "detections": entries
+    }
+
+
+def faces(found: Detections) -> str:
+    return "1 face" if len(found.boxes) == 1 else f"{len(found.boxes)} faces"
+
+
+def drawing_files(images: Sequence[Path], folder: Path | None) -> list[Path | None]:
+    """Where each image is drawn: folder/STEM.png, or STEM-2.png and so on where that is another's already.
+
+    A drawing never takes the place of one of the images either. The folder is made; without one, all None.
+    """
+    if folder is None:
+        return [None] * len(images)
+    make_folder(folder)
+    files: list[Path | None] = []
+    taken = {os.path.realpath(image) for image in images}
+    for image in images:
+        file, n = folder / f"{image.stem}.png", 1
+        while os.path.realpath(file) in taken:
+            n += 1
+            file = folder / f"{image.stem}-{n}.png"
+        taken.add(os.path.realpath(file))
+        files.append(file)
+    return files
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder for results. Raises OSError where it cannot be: before the work, not after it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise OSError(f"{folder}: cannot be made, since a file is in its place") from None
+    if not os.access(folder, os.W_OK):
+        raise OSError(f"{folder}: may not be written to")
+
+
+def check_can_write(file: Path | None) -> None:
+    """Make the folder of a result that was asked for, or raise OSError as `make_folder` does."""
+    if file is not None:
+        if file.is_dir():
+            raise OSError(f"{file}: is a folder, not a file that could be written")
+        make_folder(file.parent)
+
+
+def write_json(path: Path, content: object) -> None:
+    from minidetect.nn.checkpoint import write_atomically
+
+    text = json.dumps(content, indent=1, allow_nan=False) + "\n"
+    write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def draw(image: np.ndarray, found: Detections, file: Path) -> None:
+    from minidetect.visualize import draw_detections, save_png
+
+    save_png(draw_detections(image, found), file)
+
+
+def print_table(found: Detections) -> None:
+    if len(found.boxes):
+        print(f"  {'score':>6}  {'x1':>7} {'y1':>7} {'x2':>7} {'y2':>7}")
+    for box, score in zip(found.boxes, found.scores, strict=True):
+        print(f"  {score:6.3f}  " + " ".join(f"{v:7.1f}" for v in box))
+
+
+def print_stages(stages: Sequence[StageReport]) -> None:
+    total = sum(stage.seconds for stage in stages) or 1.0
+    for stage in stages:
+        print(
+            f"  {stage.stage:4} {stage.boxes_in:9} in {stage.boxes_out:8} out {stage.seconds:8.3f} s "
+            f"{stage.seconds / total:5.0%}"
+        )
+
+
+def say(text: object) -> None:
+    """One line on standard error, whatever line breaks the text has."""
+    print("minidetect:", " ".join(str(text).splitlines()), file=sys.stderr, flush=True)
+
+
+def complain(error: BaseException, path: Path | None = None) -> int:
+    """Say what went wrong, and with which file: `path`, where the error itself does not name it. Returns 2."""
+    text = str(error) or type(error).__name__
+    if isinstance(error, OSError) and error.filename and error.strerror:
+        text = f"{error.filename}: {error.strerror}"
+    say(text if path is None else f"{path}: {text}")
+    return 2
