@@ -60,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         except BrokenPipeError:  # `minidetect ... | head`: nobody reads on, and Python's last flush must not fail
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             return 141
-        except (ValueError, OSError, FloatingPointError) as error:
+        except (ValueError, OSError, FloatingPointError, MemoryError) as error:
             return complain(error)
         except KeyboardInterrupt:
             say("interrupted")

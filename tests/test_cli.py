@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import subprocess
 import sys
 import warnings
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -349,6 +351,16 @@ def test_a_model_that_is_not_there_or_not_one(weights, photo, tmp_path, capsys, 
         (line,) = done.err
         assert str(model) in line and reason in line
     assert run(capsys, "detect", photo, *MIN_FACE).code == 0  # the default's name is facecraft
+
+
+def test_a_file_that_claims_to_be_larger_than_memory(photo, tmp_path, capsys):
+    """An .npz whose header promises a billion times a thousand numbers."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, {"descr": "<f4", "fortran_order": False, "shape": (10**12,)})
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive:
+        archive.writestr("kernel.npy", head.getvalue() + bytes(16))
+    done = run(capsys, "detect", photo, "--model", tmp_path / "bomb.npz")
+    assert done.code == 2 and done.out == "" and len(done.err) == 1
 
 
 def test_models_are_listed_with_size_score_and_card(tmp_path, capsys, monkeypatch):

@@ -114,7 +114,7 @@ def test_faults_of_the_data_are_named_before_anything_is_written(change, reason,
 @pytest.mark.parametrize(
     "boxes, photo, reason",
     [
-        ("1\n30 30 12 15\n", "crowd0.jpg", "0 faces of at least 20 pixels"),
+        ("1\n30 30 12 15\n", "crowd0.jpg", "0 patches of faces of at least 20 pixels"),
         ("1\n30 30 40 50\n", "cut.jpg", "cut.jpg: "),
     ],
 )
@@ -126,6 +126,7 @@ def test_faults_that_show_when_photos_are_opened(boxes, photo, reason, tmp_path,
     done = run(capsys, "train", "facecraft", "--data", folder, "--out", tmp_path / "out", "--steps", 1)
     (line,) = done.err
     assert done.code == 2 and reason in line and str(folder) in line
+    assert [file.name for file in (tmp_path / "out").iterdir()] == ["settings.txt"]  # nothing to resume from
 
 
 def test_what_is_asked_wrongly(data, tmp_path, capsys):
@@ -149,7 +150,7 @@ def test_mining_that_finds_nothing_is_said_and_does_not_stop_the_training(data, 
     short = Schedule(1)
     recipe = FaceCraftRecipe(
         schedules=(short, short, short), joint=short, batches=(16, 8, 8), joint_batch=8,
-        mining_thresholds=(1.0, 1.0, 1.0),
+        mining_thresholds=((1.0, 1.0, 1.0),) * 3,
     )
     training = FaceCraftRun(data, tmp_path, recipe, seed=0, progress=False)
     with pytest.warns(UserWarning) as told:

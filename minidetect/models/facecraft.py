@@ -284,8 +284,8 @@ class Cascade(Module):
         keep = nms(boxes, scores, self.nms_threshold)
         keep = keep[nms(boxes[keep], scores[keep], 0.7, mode="min")]  # a part inside a larger, better face
         boxes, scores = clip_to_image(boxes[keep], pyramid.size), scores[keep]
-        reports.append(StageReport("nms", before, len(keep), time.perf_counter() - start))
         inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        reports.append(StageReport("nms", before, int(inside.sum()), time.perf_counter() - start))
         return make_detections(boxes[inside], scores[inside]), reports
 
     def survivors(
@@ -306,8 +306,8 @@ class Cascade(Module):
 
     def propose(self, pyramid: ImagePyramid, min_face: float) -> tuple[np.ndarray, np.ndarray, int]:
         """Stage one: slide x12 over every level. Returns boxes (N, 4), scores (N,), windows looked at."""
-        if not min_face >= 4:
-            raise ValueError(f"min_face must be at least 4 pixels, got {min_face}: x12 looks at 12")
+        if not 4 <= min_face < np.inf:
+            raise ValueError(f"min_face must be a number of pixels, at least 4 (x12 looks at 12), got {min_face}")
         boxes, scores, windows = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], 0
         first = pyramid.level_for(min_face, SIZES[0])
         for k in range(first, pyramid.last_level(SIZES[0]) + 1):

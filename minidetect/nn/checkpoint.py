@@ -10,6 +10,7 @@ import json
 import os
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +18,9 @@ from typing import BinaryIO
 import numpy as np
 
 META = "__meta__"  # the entry that holds a JSON text beside the arrays
+# What NumPy and zipfile raise for damaged files, beside ValueError and OSError (RuntimeError: "encrypted",
+# MemoryError: a header that claims 10**12 numbers).
+DAMAGED = (zipfile.BadZipFile, zlib.error, EOFError, KeyError, AttributeError, TypeError, RuntimeError, MemoryError)
 
 
 def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> None:
@@ -33,6 +37,7 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        os.chmod(temporary, 0o666 & ~current_umask())  # mkstemp's files are for their owner alone
         os.replace(temporary, path)
     except BaseException as error:
         if temporary and os.path.exists(temporary):
@@ -40,6 +45,13 @@ def write_atomically(path: str | Path, write: Callable[[BinaryIO], None]) -> Non
         if isinstance(error, OSError):
             raise OSError(f"{path}: could not be written ({error.strerror or error}); nothing was changed") from error
         raise
+
+
+def current_umask() -> int:
+    """The permissions that new files of this process lack. It can only be read by setting it."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
 
 
 def save_arrays(path: str | Path, arrays: Mapping[str, np.ndarray], meta: Mapping | None = None) -> None:
@@ -63,7 +75,7 @@ def load_arrays(path: str | Path) -> tuple[dict[str, np.ndarray], dict]:
         with np.load(path, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         meta = json.loads(str(arrays.pop(META))) if META in arrays else {}
-    except (ValueError, OSError, EOFError, KeyError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+    except (*DAMAGED, ValueError, OSError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{path}: not a readable .npz of arrays ({reason})") from None
     return arrays, meta

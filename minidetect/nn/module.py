@@ -70,15 +70,21 @@ class Module:
                 f"{source}: not weights of {type(self).__name__}: "
                 f"missing {shortened(missing)}; unknown {shortened(unknown)}"
             )
+        fitting = {}
         for name, array in own.items():
-            if np.shape(state[name]) != array.shape:
+            given = np.asarray(state[name])
+            if given.shape != array.shape:
                 raise ValueError(
-                    f"{source}: {name} has shape {np.shape(state[name])}, {type(self).__name__} needs {array.shape}"
+                    f"{source}: {name} has shape {given.shape}, {type(self).__name__} needs {array.shape}"
                 )
-            if not np.isfinite(state[name]).all():
-                raise ValueError(f"{source}: {name} holds values that are not finite")
+            if given.dtype.kind not in "biuf":
+                raise ValueError(f"{source}: {name} holds {given.dtype}, not numbers")
+            with np.errstate(over="ignore"):  # to infinity, which is refused
+                fitting[name] = given.astype(array.dtype)
+            if not np.isfinite(fitting[name]).all():
+                raise ValueError(f"{source}: {name} holds values that are not finite as {array.dtype}")
         for name, array in own.items():
-            array[...] = state[name]
+            array[...] = fitting[name]
 
 
 def shortened(names: list[str], most: int = 3) -> str:

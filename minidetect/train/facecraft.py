@@ -47,8 +47,8 @@ class FaceCraftRecipe:
 
     positive_iou: a stage's positives overlap their face by more (FC: 0.8 in stage one, then decreasing).
     positive_fractions: of a batch; 5 % in stage one keeps its false positives few (section 4.2).
-    mining_thresholds: scores that pass x12 and x24 while negatives are mined, lower than in use so that
-        the next stage also learns what the final thresholds will stop.
+    mining_thresholds: the scores that must be exceeded after each stage, while negatives are mined for x24,
+        for x48 and for the joint training.
     mining_photos: how many photos are mined for each stage, chosen at random, and mined_per_photo: how many
         negatives are kept of each.
     """
@@ -61,9 +61,9 @@ class FaceCraftRecipe:
     batches: tuple[int, int, int] = (384, 160, 96)
     positive_iou: tuple[float, float, float] = (0.8, 0.75, 0.7)
     positive_fractions: tuple[float, float, float] = (0.05, 0.2, 0.25)
-    mining_thresholds: tuple[float, float, float] = (0.05, 0.05, 0.1)
+    mining_thresholds: tuple[tuple[float, float, float], ...] = ((0.05, 0.5, 0.5), (0.1, 0.1, 0.5), (0.1, 0.1, 0.1))
     mined_per_photo: tuple[int, int, int] = (70, 50, 50)
-    mining_photos: tuple[int, int, int] = (1500, 2500, 1500)
+    mining_photos: tuple[int, int, int] = (1500, 1500, 800)
     joint: Schedule = Schedule(2500, lr=0.01)
     joint_batch: int = 128
     joint_positives: float = 0.2
@@ -114,11 +114,6 @@ class FaceCraftRun:
         """Phases patches to x48: each net on what the ones before it let through."""
         cascade = SeparateCascade(self.rng("patches"))
         positives, negatives = self.patches()
-        if not (len(positives.patches) and len(negatives.patches)):
-            raise ValueError(
-                f"{self.data}: {len(positives.patches)} faces of at least {self.recipe.min_face:g} pixels and "
-                f"{len(negatives.patches)} patches without a face were found; a training needs both"
-            )
         cascade.mean_colour[:] = negatives.patches[::20].mean(axis=(0, 1, 2))
         pools = [(negatives, 1.0)]
         for stage in range(3):
@@ -135,7 +130,13 @@ class FaceCraftRun:
             rng = self.rng("patches")
             positives, negatives = collect(self.photos(), rng, 6, 40, 10, min_face=self.recipe.min_face)
             more, near = collect(landmark_photos(self.data), rng, 4, 3, 3, min_face=self.recipe.min_face)
-            return Pool.join([positives, more]), Pool.join([negatives, near])
+            found, other = Pool.join([positives, more]), Pool.join([negatives, near])
+            if not (len(found.patches) and len(other.patches)):
+                raise ValueError(
+                    f"{self.data}: {len(found.patches)} patches of faces of at least {self.recipe.min_face:g} pixels "
+                    f"and {len(other.patches)} without a face were cut from the photos; a training needs both"
+                )
+            return found, other
 
         return self.cached("patches", both)
 
@@ -144,7 +145,7 @@ class FaceCraftRun:
         name = ("mined24", "mined48", "mined")[stages - 1]
 
         def run() -> tuple[Pool, Pool]:
-            before, cascade.thresholds = cascade.thresholds, self.recipe.mining_thresholds
+            before, cascade.thresholds = cascade.thresholds, self.recipe.mining_thresholds[stages - 1]
             most = self.recipe.mined_per_photo[stages - 1]
             photos, rng = self.photos(), self.rng(name)
             chosen = rng.permutation(len(photos))[: self.recipe.mining_photos[stages - 1]]

@@ -59,6 +59,7 @@ def train_phase(
     A checkpoint of the same phase in `folder` is continued. Raises FloatingPointError that names step and
     operation when a value stops being finite; the last checkpoint stays.
     """
+    folder.mkdir(parents=True, exist_ok=True)
     final, checkpoint = folder / f"{name}.npz", folder / f"{name}.ckpt.npz"
     if final.exists():
         model.load_state_dict(load_arrays(final)[0], str(final))
@@ -69,6 +70,7 @@ def train_phase(
     model.train()
     bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=name, disable=not progress)
     sums: dict[str, float] = {}
+    summed = 0
     start = time.perf_counter()
     for step in bar:
         optimiser.lr = scheduled_lr(step, schedule.steps, schedule.lr, schedule.warm_up, schedule.drops)
@@ -77,11 +79,12 @@ def train_phase(
         optimiser.step()
         for key, value in values.items():
             sums[key] = sums.get(key, 0.0) + value
+        summed += 1
         if (step + 1) % log_every == 0:
-            means = {key: round(value / log_every, 6) for key, value in sums.items()}
+            means = {key: round(value / summed, 6) for key, value in sums.items()}
             log.write({"step": step + 1, "lr": optimiser.lr, **means, "seconds": time.perf_counter() - start})
             bar.set_postfix(loss=f"{means['loss']:.4f}", refresh=False)
-            sums, start = {}, time.perf_counter()
+            sums, summed, start = {}, 0, time.perf_counter()
         if (step + 1) % checkpoint_every == 0 and step + 1 < schedule.steps:
             save_checkpoint(checkpoint, model, optimiser, rng, step + 1)
     model.train(False)
@@ -111,7 +114,10 @@ def train_step(
             f"step {step}: the loss is {values['loss']} ({values}); train again from the last checkpoint with "
             "check_nan=True (--check-nan) to see which operation it first appears in"
         )
-    return values | {"norm": clip_gradients(model.parameters(), max_norm)}
+    try:
+        return values | {"norm": clip_gradients(model.parameters(), max_norm)}
+    except FloatingPointError as error:
+        raise FloatingPointError(f"step {step}: {error} (check_nan=True, --check-nan)") from None
 
 
 def save_checkpoint(path: Path, model: Module, optimiser: SGD, rng: np.random.Generator, step: int) -> None:

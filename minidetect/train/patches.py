@@ -52,7 +52,10 @@ class Pool(NamedTuple):
 
     @classmethod
     def load(cls, path: Path) -> Pool:
-        return cls(**load_arrays(path)[0])
+        arrays = load_arrays(path)[0]
+        if set(arrays) != set(cls._fields):
+            raise ValueError(f"{path}: not a pool of patches: it holds {', '.join(sorted(arrays)) or 'nothing'}")
+        return cls(**arrays)
 
     def shrunk(self, size: int) -> Pool:
         """The same pool at size x size pixels, each the mean of a block: the joint network's average pooling."""

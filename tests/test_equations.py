@@ -1,0 +1,218 @@
+"""The index of the papers: one number computed by hand for every equation that a docstring names.
+
+`grep -rn "Eq\\. (" minidetect` is the index. A new entry in it needs a test here, marked with its paper and
+numbers; the last test of this file fails until there is one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from math import log
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import minidetect
+from minidetect.autograd import Tensor
+from minidetect.detection.box_coder import BoxCoder
+from minidetect.detection.losses import (
+    iou_gradient,
+    least_squares_iou_loss,
+    multi_task_loss,
+    neg_log_iou_loss,
+    smooth_l1,
+)
+from minidetect.kernels.roi_pool import roi_pool_backward
+from minidetect.models.facecraft import JointCascade
+from minidetect.nn.init import he_normal
+from minidetect.ops.activation import prelu
+from minidetect.ops.roi_pool import roi_pool
+from minidetect.reference import boxes as slow
+
+PAPERS = ("Faster R-CNN", "Fast R-CNN", "R-CNN", "FaceCraft", "Group Sampling", "EXTD", "He et al.")
+BY_HAND: set[tuple[str, int]] = set()  # (paper, equation), filled by the marks below
+
+
+def equations(paper: str, *numbers: int) -> Callable[[Callable], Callable]:
+    """Marks a test as the number by hand of these equations."""
+    BY_HAND.update((paper, number) for number in numbers)
+    return lambda test: test
+
+
+# ------------------------------------------------------------------ FaceCraft
+
+
+@equations("FaceCraft", 1)
+def test_facecraft_multi_task_loss():
+    """A face seen with p = 3/4 and tx off by 0.5, a background with p = 1/2 whose offsets do not count."""
+    logits = Tensor(np.array([[0, log(3)], [0, 0]]))
+    deltas, targets = Tensor(np.array([[0.5, 0, 0, 0], [9, 9, 9, 9]])), np.zeros((2, 4))
+    loss = multi_task_loss(logits, deltas, np.array([1, 0]), targets)
+    assert loss.item() == pytest.approx((-log(3 / 4) + 0.125 - log(1 / 2)) / 2)
+
+
+@equations("FaceCraft", 2, 3, 4, 5)
+def test_facecraft_offsets():
+    """From a box of 10 x 20 around (5, 10) to one of 20 x 10 around (10, 5)."""
+    expected = [5 / 10, -5 / 20, log(20 / 10), log(10 / 20)]
+    proposal, gt = [0, 0, 10, 20], [0, 0, 20, 10]
+    np.testing.assert_allclose(BoxCoder().encode(np.array([proposal]), np.array([gt])), [expected], rtol=1e-6)
+    assert slow.encode(proposal, gt) == pytest.approx(expected)
+
+
+@equations("FaceCraft", 6)
+def test_facecraft_joint_loss():
+    """Branches that know nothing say 1/2 each: ln 2 for every sample without a face, times lambda 1, 2, 4."""
+    cascade = JointCascade(np.random.default_rng(0), loss_weights=(1.0, 2.0, 4.0))
+    for net in (cascade.x12, cascade.x24, cascade.x48):
+        net.logits.weight.data[...] = 0
+    x = Tensor(np.zeros((3, 3, 48, 48), np.float32))
+    losses = cascade.losses(x, np.zeros(3, np.int64), [np.zeros((3, 4), np.float32)] * 3, None)
+    assert [loss.item() for loss in losses.values()] == pytest.approx([log(2), 2 * log(2), 4 * log(2)])
+    assert sum(loss.item() for loss in losses.values()) == pytest.approx(7 * log(2))
+
+
+# ------------------------------------------------------------------ Fast R-CNN
+
+
+@equations("Fast R-CNN", 3)
+def test_fast_rcnn_smooth_l1():
+    """0.5 * 0.5**2 where the error is below 1, 3 - 0.5 where it is above."""
+    loss = smooth_l1(Tensor(np.array([[0.5, -3.0]])), np.zeros((1, 2)))
+    assert loss.item() == pytest.approx(0.125 + 2.5)
+
+
+@equations("Fast R-CNN", 4)
+def test_fast_rcnn_roi_pooling_backward():
+    """Two regions in one bin each share their largest cell, the 9: it gets 10 + 100, all others nothing."""
+    x = Tensor(np.array([[[[1.0, 2, 3], [4, 9, 5], [6, 7, 8]]]]), requires_grad=True)
+    rois = np.array([[0, 0, 0, 2, 2], [0, 1, 1, 3, 2]], np.float32)  # the 9 is in row 1, column 1
+    y = roi_pool(x, rois, (1, 1))
+    np.testing.assert_array_equal(y.data.ravel(), [9, 9])
+    y.backward(np.array([10.0, 100.0]).reshape(2, 1, 1, 1))
+    expected = [[0, 0, 0], [0, 110, 0], [0, 0, 0]]
+    np.testing.assert_array_equal(x.grad[0, 0], expected)
+    winners = np.full((2, 1, 1, 1), 4, np.int32)  # cell 4 of the plane, counted by rows
+    gx = roi_pool_backward(np.array([10.0, 100.0]).reshape(2, 1, 1, 1), winners, rois, (1, 1, 3, 3))
+    np.testing.assert_array_equal(gx[0, 0], expected)
+
+
+# ------------------------------------------------------------------ Group Sampling
+# Two squares of side 2, one moved by 1: the intersection is 1 x 2 = 2, the union 4 + 4 - 2 = 6.
+
+LEFT, RIGHT = np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 3, 2]])
+
+
+def slope_of_x1(loss, pred, gt) -> float:
+    pred = Tensor(pred, requires_grad=True)
+    loss(pred, gt).backward()
+    return pred.grad[0, 0]
+
+
+@equations("Group Sampling", 5)
+def test_group_sampling_least_squares_iou():
+    assert least_squares_iou_loss(Tensor(LEFT), RIGHT).item() == pytest.approx((1 - 2 / 6) ** 2)
+
+
+@equations("Group Sampling", 6)
+def test_group_sampling_its_gradient():
+    """dIoU/dx1 is 1/9 (Eq. 12), so that the slope is -2 * 2/3 * 1/9."""
+    assert slope_of_x1(least_squares_iou_loss, LEFT, RIGHT) == pytest.approx(-4 / 27)
+
+
+@equations("Group Sampling", 7)
+def test_group_sampling_gradient_of_the_logarithm():
+    """-1 / (1/3) * 1/9"""
+    assert slope_of_x1(neg_log_iou_loss, LEFT, RIGHT) == pytest.approx(-1 / 3)
+
+
+@equations("Group Sampling", 8, 9, 10, 11)
+def test_group_sampling_intersection_over_union():
+    """x* from 1 to 2, y* from 0 to 2; as printed, the disjoint pair would have (10 - 2) * (10 - 2) = 64."""
+    assert iou_gradient(LEFT, RIGHT)[0] == pytest.approx(2 / 6)
+    assert iou_gradient(LEFT, LEFT + 10)[0] == 0
+
+
+@equations("Group Sampling", 12)
+def test_group_sampling_gradient_of_the_iou():
+    """x1 left of the truth's: I * h / U**2 = 2 * 2 / 36; right of it: (-(6 + 2) * 2 + 2 * 2) / 36."""
+    assert iou_gradient(LEFT, RIGHT)[1][0, 0] == pytest.approx(4 / 36)
+    assert iou_gradient(RIGHT, LEFT)[1][0, 0] == pytest.approx(-12 / 36)
+
+
+@equations("Group Sampling", 13)
+def test_group_sampling_offsets():
+    """From an anchor of 8 x 8 around (4, 4) to a box of 16 x 4 around (10, 2)."""
+    deltas = BoxCoder().encode(np.array([[0.0, 0, 8, 8]]), np.array([[2.0, 0, 18, 4]]))
+    np.testing.assert_allclose(deltas, [[6 / 8, -2 / 8, log(2), log(1 / 2)]], rtol=1e-6)
+
+
+# ------------------------------------------------------------------ He et al. 2015
+
+
+@equations("He et al.", 1)
+def test_he_prelu():
+    y = prelu(Tensor(np.array([[-4.0, -4.0], [4.0, 4.0]])), Tensor(np.array([0.25, 0.5])))
+    np.testing.assert_array_equal(y.data, [[-1, -2], [4, 4]])
+
+
+@equations("He et al.", 10)
+def test_he_variance_of_initial_weights():
+    """Half of 8 inputs times the variance is 1: the variance is 1/4."""
+    assert he_normal((20_000, 2, 2, 2), np.random.default_rng(0)).var() == pytest.approx(1 / 4, rel=0.02)
+
+
+# ------------------------------------------------------------------ the index itself
+
+ENTRY = re.compile(r"Eq\. \((\d+)\)(?:(?:-| to )\((\d+)\))?((?:, \(\d+\))*)")
+
+
+def entries(text: str) -> list[tuple[str, int]]:
+    """(paper, equation) of every entry: the paper is the one that was named last before it."""
+    found = []
+    for match in ENTRY.finditer(text):
+        before = text[: match.start()]
+        paper = max(PAPERS, key=lambda name: (before.rfind(name) + len(name)) * (name in before))
+        assert paper in before, f"no paper is named before {match.group()!r}; known are {', '.join(PAPERS)}"
+        first, last = int(match[1]), int(match[2] or match[1])
+        also = [int(number) for number in re.findall(r"\d+", match[3])]
+        found += [(paper, number) for number in (*range(first, last + 1), *also)]
+    return found
+
+
+def index() -> dict[tuple[str, int], list[str]]:
+    """Every entry of the package with the files it stands in."""
+    root, found = Path(minidetect.__file__).parent, {}
+    for file in sorted(root.rglob("*.py")):
+        for entry in entries(file.read_text()):
+            found.setdefault(entry, []).append(str(file.relative_to(root)))
+    return found
+
+
+def test_entries_are_read_as_they_are_written():
+    text = "FaceCraft, Eq. (2)-(5). As Fast R-CNN, Eq. (3)... Eq. (8), (9): w*\nFaster R-CNN (Eq. (1)), Eq. (6) to (7)"
+    assert entries(text) == [
+        *(("FaceCraft", n) for n in (2, 3, 4, 5)),
+        *(("Fast R-CNN", n) for n in (3, 8, 9)),
+        *(("Faster R-CNN", n) for n in (1, 6, 7)),
+    ]
+    with pytest.raises(AssertionError, match="no paper is named"):
+        entries("as in Eq. (4)")
+
+
+def test_every_entry_of_the_index_is_read():
+    """The pattern finds as many entries as the grep that the README tells people to run."""
+    root = Path(minidetect.__file__).parent
+    texts = [file.read_text() for file in root.rglob("*.py")]
+    assert sum(text.count("Eq. (") for text in texts) == sum(len(ENTRY.findall(text)) for text in texts) > 20
+
+
+def test_every_equation_of_the_package_has_its_number_here():
+    missing = {entry: files for entry, files in index().items() if entry not in BY_HAND}
+    assert not missing, "write a test with a number by hand, marked @equations(paper, number)"
+
+
+def test_every_number_here_belongs_to_an_equation_of_the_package():
+    assert BY_HAND - index().keys() == set()
