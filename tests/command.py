@@ -40,5 +40,6 @@ def run(capsys, *arguments: object) -> Outcome:
 
 def untrained(path: Path, **settings) -> Path:
     """Weights that take about half of all windows for faces, unless the thresholds say otherwise."""
+    settings = {"thresholds": (0.1, 0.1, 0.5)} | settings  # untrained scores are around 0.5
     save(SeparateCascade(np.random.default_rng(0), NARROW, **settings), path, {"score": "none"})
     return path

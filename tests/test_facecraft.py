@@ -470,9 +470,9 @@ def test_what_is_no_image_is_refused(image, message):
         make().detect([image])
 
 
-@pytest.mark.parametrize("min_face", [0, -3, 3.9, np.nan])
+@pytest.mark.parametrize("min_face", [0, -3, 3.9, np.nan, np.inf])
 def test_a_senseless_smallest_face_is_refused(photo, min_face):
-    with pytest.raises(ValueError, match="min_face must be at least 4 pixels"):
+    with pytest.raises(ValueError, match="min_face must be a number of pixels, at least 4"):
         make().detect([photo], min_face=min_face)
 
 
