@@ -217,8 +217,8 @@ def test_a_single_pixel():
 def test_a_thread_of_pixels():
     pyramid = ImagePyramid(blank(1, 500, 90))
     assert pyramid.level_size(10) == (1, 125) and (pyramid.level(10) == 90).all()
-    patch = pyramid.crop(np.array([[100.0, -11.5, 124, 12.5]]), 24)[0]
-    assert (patch.max(axis=(1, 2)) > 0).sum() == 1  # one row of the patch shows the image
+    patch = pyramid.crop(np.array([[100.0, -11.25, 124, 12.75]]), 24)[0]
+    assert (patch.max(axis=(1, 2)) > 0).sum() == 1  # one row of the patch, at y = 0.25, shows the image
 
 
 @pytest.mark.parametrize(
