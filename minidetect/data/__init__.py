@@ -1,0 +1,1 @@
+"""Image files, datasets real and drawn, augmentation."""

@@ -1,0 +1,1 @@
+"""The field's vocabulary: boxes, box coder, matcher, sampler, losses, image pyramid."""

@@ -1,0 +1,1 @@
+"""The training loop, the patches it draws from, and the phases of each paper's training."""

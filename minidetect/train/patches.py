@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from minidetect.data.images import load_image
 from minidetect.data.landmarks import LandmarkRecord, read_landmarks_csv
+from minidetect.data.transforms import flip_deltas
 from minidetect.data.wider_face import WiderRecord, read_wider, to_target
 from minidetect.detection.box_coder import BoxCoder
 from minidetect.detection.boxes import cxcywh_to_xyxy, to_square, xyxy_to_cxcywh
@@ -239,8 +240,7 @@ def augment(patches: np.ndarray, deltas: np.ndarray, rng: np.random.Generator) -
     x = patches.astype(np.float32)
     flip = rng.random(count) < 0.5
     x[flip] = x[flip, :, ::-1]
-    deltas = deltas.copy()
-    deltas[flip, 0] *= -1
+    deltas = flip_deltas(deltas, flip)
     grey = rng.random(count) < 0.2
     x[grey] = (x[grey] @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     contrast = rng.uniform(0.7, 1.3, (count, 1, 1, 1)).astype(np.float32)
