@@ -192,7 +192,7 @@ def train(arguments: argparse.Namespace) -> int:
 
 def evaluate(arguments: argparse.Namespace) -> int:
     from minidetect.api import load
-    from minidetect.evaluate.runs import evaluate_detection_file, run_fddb, run_wider, summarise_fddb
+    from minidetect.evaluate.runs import at_threshold, evaluate_detection_file, run_fddb, run_wider, summarise_fddb
     from minidetect.visualize import plot_roc
 
     check_can_write(arguments.json)
@@ -201,9 +201,11 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.benchmark == "wider":
         if arguments.detections:
             raise ValueError("--detections are in FDDB's format: only for `evaluate fddb`")
-        curve, stages = run_wider(load(arguments.model).model, arguments.data, min_face=arguments.min_face)
+        model = load(arguments.model).model
+        curve, stages = run_wider(model, arguments.data, min_face=arguments.min_face)
         summary = {"faces": curve.num_gt, "ap": round(curve.ap, 4)}
         summary |= {f"recall_at_{n}_fp": round(curve.recall_at(n), 4) for n in (10, 50, 100, 200)}
+        summary |= at_threshold(curve, model.thresholds[2])
     else:
         if arguments.detections:
             curves = evaluate_detection_file(arguments.detections, arguments.data)
@@ -248,7 +250,7 @@ def timed_detection(
 
 @contextmanager
 def say_if_slow(seconds: float = 3.0) -> Iterator[None]:
-    """The first detection on a machine compiles for about half a minute: better said than silent."""
+    """The first detection on a machine compiles for ten seconds or more: better said than silent."""
     note = "compiling the kernels (only the first time; they are kept on disk) or a large image ..."
     timer = threading.Timer(seconds, say, (note,))
     timer.daemon = True

@@ -15,6 +15,7 @@ from minidetect.evaluate.average_precision import (
     precision_recall,
     recall_at_false_positives,
 )
+from minidetect.evaluate.runs import at_threshold
 from minidetect.reference import evaluation as slow
 
 SETTINGS = settings(max_examples=60, deadline=None)
@@ -281,3 +282,11 @@ def test_a_class_is_evaluated_alone():
     assert (first.num_gt, first.ap) == (1, 1.0)
     assert (second.num_gt, second.ap) == (1, 0.5)
     assert evaluate_detections(detections, targets).num_gt == 2
+
+
+def test_what_the_default_threshold_shows():
+    """Scores 0.9 hit, 0.8 miss, 0.6 hit, of 4 faces: at 0.7 one of two shown is a face, one of four is shown."""
+    curve = precision_recall(np.array([0.9, 0.8, 0.6]), np.array([True, False, True]), 4)
+    assert at_threshold(curve, 0.7) == {"threshold": 0.7, "precision": 0.5, "recall": 0.25}
+    assert at_threshold(curve, 0.6) == {"threshold": 0.6, "precision": 0.6667, "recall": 0.5}
+    assert at_threshold(curve, 0.95) == {"threshold": 0.95, "precision": 1.0, "recall": 0.0}

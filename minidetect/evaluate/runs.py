@@ -101,6 +101,13 @@ def summarise_fddb(curves: FddbCurves) -> dict[str, float]:
     return {"images": curves.num_images, **summary, "continuous_max": round(float(best.max()) if len(best) else 0.0, 4)}
 
 
+def at_threshold(curve: Curve, threshold: float) -> dict[str, float]:
+    """Precision and recall of what scores at least `threshold`: what a user of the defaults sees."""
+    shown = int((curve.scores >= threshold).sum())
+    precision, recall = (curve.precision[shown - 1], curve.recall[shown - 1]) if shown else (1.0, 0.0)
+    return {"threshold": threshold, "precision": round(float(precision), 4), "recall": round(float(recall), 4)}
+
+
 def run_wider(
     model: Cascade, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
 ) -> tuple[Curve, list[StageReport]]:

@@ -63,7 +63,7 @@ def _max_pool(x, kernel, stride, padding, column_max, column_row, y, argmax):
 
 @parallel_kernel
 def _max_pool_values(x, kernel, stride, padding, column_max, y):
-    """`_max_pool` for inference: without the winners, two to four times as fast (measured)."""
+    """`_max_pool` for inference: without the winners, three times as fast (measured in FaceCraft's detection)."""
     channels, height, width = x.shape[1:]
     for plane in prange(x.shape[0] * channels):
         n, c = plane // channels, plane % channels

@@ -74,9 +74,13 @@ class Prediction(NamedTuple):
     deltas: Tensor
 
     def face_probs(self) -> np.ndarray:
-        """P(face), (N,): the softmax of two logits is the sigmoid of their difference."""
-        difference = self.logits.data[:, 1] - self.logits.data[:, 0]
-        return 0.5 * (np.tanh(0.5 * difference) + 1)
+        """P(face), (N,)."""
+        return face_probability(self.logits.data[:, 0], self.logits.data[:, 1])
+
+
+def face_probability(background: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """P(face) from two logits of any shape: their softmax is the sigmoid of the difference."""
+    return 0.5 * (np.tanh(0.5 * (face - background)) + 1)
 
 
 class ConvStack(Module):
@@ -161,12 +165,12 @@ class Cascade(Module):
     dropout: probability before each branch's outputs; the paper names no rate. None in x12: of 16 features,
         half would be too few.
     thresholds: of the face probability after each stage; a box goes on when it exceeds them. Chosen on WIDER
-        FACE val: the last one so that 95 % of what is shown is a face.
+        FACE val: the last one so that about 95 % of what is shown is a face.
     nms_threshold: IoU above which the lower-scored of two final boxes is dropped.
     stage_nms: the same between stages, over all levels, which spares the later stages many near copies; the
         paper has none there (section 4.3). None switches it off.
-    levels_per_octave: of the pyramid; with the paper's 5 stage one takes twice as long and finds no more
-        faces (WIDER val). response_pool: k of the response map pooling, 0 for none.
+    levels_per_octave: of the pyramid; with the paper's 5 stage one took twice as long and found no more
+        faces (on a part of WIDER val). response_pool: k of the response map pooling, 0 for none.
     max_proposals: the best-scored so many go on after stage one.
     gates: thresholds of the threshold control layers in training, x12 -> x24 and x24 -> x48 (section 4.1).
     loss_weights: lambda 1 to 3 of Eq. (6), which the paper does not give.
@@ -328,7 +332,7 @@ class Cascade(Module):
         and the deltas (4, PH, PW)."""
         with no_grad():
             logits, deltas = self.x12.maps(self.x12.features(self.normalise(level[None])))
-        face_map = 0.5 * (np.tanh(0.5 * (logits.data[0, 1] - logits.data[0, 0])) + 1)
+        face_map = face_probability(logits.data[0, 0], logits.data[0, 1])
         face_map[face_map <= self.thresholds[0]] = 0
         return face_map, deltas.data[0]
 

@@ -62,7 +62,7 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> float:
     gradients = [p.grad for p in parameters if p.grad is not None]
     norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in gradients)))
     if not np.isfinite(norm):
-        raise FloatingPointError(f"the gradients' norm is {norm}: search it with nan_check")
+        raise FloatingPointError(f"the gradients' norm is {norm}: run the step under nan_check to find the operation")
     if norm > max_norm:
         for g in gradients:
             g *= max_norm / norm

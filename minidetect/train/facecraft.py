@@ -45,6 +45,10 @@ PHASES = ("patches", "x12", "mined24", "x24", "mined48", "x48", "mined", "joint"
 class FaceCraftRecipe:
     """The settings of a run; the values are ours where the paper gives none (see models/facecraft.py).
 
+    Where they leave section 4.2: the rate starts at 0.02 and drops twice (the paper: 0.001, once), since these
+    nets start from random weights and take few steps; later stages see 20 to 25 % positives (the paper: about
+    5 % in all), since their negatives are hard ones; batches are drawn with replacement, not in epochs.
+
     positive_iou: a stage's positives overlap their face by more (FC: 0.8 in stage one, then decreasing).
     positive_fractions: of a batch; 5 % in stage one keeps its false positives few (section 4.2).
     mining_thresholds: the scores that must be exceeded after each stage, while negatives are mined for x24,

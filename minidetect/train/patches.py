@@ -30,7 +30,7 @@ from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 PATCH = 48
 NEGATIVE_IOU = 0.5  # FaceCraft, section 4.2: negatives have a maximum IoU in [0, 0.5)
-LEVELS_PER_OCTAVE = 5
+LEVELS_PER_OCTAVE = 5  # of the pyramid that patches are cut from (section 4.2); mining uses the cascade's own
 
 
 @dataclass(frozen=True)
@@ -234,7 +234,7 @@ def augment(patches: np.ndarray, deltas: np.ndarray, rng: np.random.Generator) -
     """Half of the patches mirrored (FaceCraft, section 4.2); brightness, contrast and colour varied.
 
     patches (N, S, S, 3) uint8 -> float32 of the same shape; deltas (N, 4): a mirrored face lies as far
-    to the other side. The photometric part is ours: the paper has five times as many faces.
+    to the other side. The photometric part is ours: the paper has seven times as many faces.
     """
     count = len(patches)
     x = patches.astype(np.float32)
