@@ -32,12 +32,12 @@ from minidetect.evaluate.runs import sum_reports  # noqa: E402
 from minidetect.kernels.iou import iou_matrix  # noqa: E402
 from minidetect.kernels.nms import nms  # noqa: E402
 from minidetect.kernels.response_map import response_map_pool  # noqa: E402
-from minidetect.models.facecraft import Cascade  # noqa: E402
+from minidetect.models.facecraft_pipeline import Pipeline  # noqa: E402
 
 MIN_FACE = 24.0
 
 
-def vga_time(model: Cascade, repeat: int) -> None:
+def vga_time(model: Pipeline, repeat: int) -> None:
     image = draw_crowd(size=(480, 640)).image
     model.detect_with_report(image, MIN_FACE)  # compiles
     seconds, reports = [], []
@@ -64,22 +64,26 @@ def photos_with_targets(data: Path):
         yield image, to_target(record, image.shape[:2], MIN_FACE)
 
 
-def stages_on_photos(model: Cascade, photos) -> None:
+def stages_on_photos(model: Pipeline, photos) -> None:
     reports = [model.detect_with_report(image, MIN_FACE)[1] for image, _ in photos]
     print(f"mean of {len(photos)} WIDER FACE val photos, min-face 24:")
     print_stages(sum_reports(reports), len(photos))
 
 
-def first_stage(model: Cascade, image: np.ndarray, suppress) -> tuple[np.ndarray, float]:
+def first_stage(model: Pipeline, image: np.ndarray, suppress) -> tuple[np.ndarray, float]:
     """Stage one with `suppress` in place of its response map pooling: boxes, and the seconds it took."""
     pyramid, boxes, spent = ImagePyramid(image, model.levels_per_octave), [], 0.0
     for k in range(pyramid.level_for(MIN_FACE, 12), pyramid.last_level(12) + 1):
-        face_map, deltas = model.face_map(pyramid.level(k))
+        face_map, deltas = model.face_map(pyramid, k)
         start = time.perf_counter()
-        found = suppress(face_map, lambda i, j, k=k, deltas=deltas: model.map_boxes(pyramid, k, i, j, deltas))
+        found = suppress(face_map, lambda i, j, k=k, deltas=deltas: points_to_boxes(model, pyramid, k, i, j, deltas))
         spent += time.perf_counter() - start
         boxes.append(found)
     return np.concatenate(boxes), spent
+
+
+def points_to_boxes(model, pyramid, k, i, j, deltas):
+    return model.map_boxes(pyramid, np.full(len(i), k), np.stack([i, j], axis=1), deltas[:, i, j].T)
 
 
 def by_pooling(mode: str | None):
@@ -94,7 +98,7 @@ def by_nms(face_map, to_boxes):
     return boxes[nms(boxes, face_map[i, j], 0.5)]
 
 
-def pooling_against_nms(model: Cascade, photos) -> None:
+def pooling_against_nms(model: Pipeline, photos) -> None:
     print("FC-M4, stage one alone: boxes a photo, recall at IoU 0.5, ms a photo spent on suppression")
     ways = {"neither": by_pooling(None), "block 2x2": by_pooling("block"), "sliding": by_pooling("slide")}
     ways["NMS 0.5"] = by_nms
@@ -116,7 +120,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path)
     parser.add_argument("--repeat", type=int, default=30)
     arguments = parser.parse_args()
-    model = minidetect.load(arguments.model).model
+    model = minidetect.load(arguments.model).pipeline
     vga_time(model, arguments.repeat)
     if arguments.data:
         photos = list(photos_with_targets(arguments.data))

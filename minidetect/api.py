@@ -26,11 +26,13 @@ ImageSource = str | Path | Image.Image | np.ndarray
 class Detector:
     """A trained model that takes images in any usual form.
 
-    model: the network and its test pipeline; name: what it was loaded from; training: how it was made.
+    model: the network and its test pipeline; pipeline: the same fused for speed, from the weights that the model
+    had then; name: what it was loaded from; training: how it was made.
     """
 
     def __init__(self, model: Cascade, name: str, training: Mapping) -> None:
-        self.model, self.name, self.training = model, name, training
+        self.model, self.pipeline = model, model.fuse()
+        self.name, self.training = name, training
 
     def detect(
         self, images: Iterable[ImageSource], min_face: float = 24.0, threshold: float | None = None
@@ -46,7 +48,7 @@ class Detector:
             isinstance(images, np.ndarray) and images.ndim < 4  # one image, not a stack (N, H, W, 3) of them
         ):
             raise TypeError("detect takes a list of images: detect([image])")
-        return [self.model.detect_with_report(load_image(image), min_face, threshold)[0] for image in images]
+        return self.pipeline.detect([load_image(image) for image in images], min_face, threshold)
 
     def __repr__(self) -> str:
         return f"Detector({self.name!r}, {type(self.model).__name__}, {self.model.num_parameters():,} parameters)"
@@ -101,6 +103,7 @@ def save(model: Cascade, path: str | Path, training: Mapping) -> None:
         "thresholds": model.thresholds,
         "nms_threshold": model.nms_threshold,
         "stage_nms": model.stage_nms,
+        "second_look": model.second_look,
         "levels_per_octave": model.levels_per_octave,
         "response_pool": model.response_pool,
         "max_proposals": model.max_proposals,

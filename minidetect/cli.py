@@ -1,4 +1,4 @@
-"""The command line: minidetect demo | detect | train | evaluate | models.
+"""The command line: minidetect demo | detect | train | evaluate | models | warmup | bench.
 
 Exit codes: 0 all went well; 2 something given was unusable, with one line a problem on standard error; what
 could be used was worked on all the same.
@@ -10,16 +10,15 @@ import argparse
 import math
 import os
 import sys
-import threading
 import time
 import warnings
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from minidetect import __version__
 from minidetect.console import (
+    CompileNote,
     as_json,
     check_can_write,
     complain,
@@ -38,8 +37,11 @@ if TYPE_CHECKING:
 
     from minidetect.api import Detector
     from minidetect.detection.structures import Detections
-    from minidetect.models.facecraft import StageReport
+    from minidetect.evaluate.average_precision import Curve
+    from minidetect.models.facecraft_pipeline import StageReport
 
+# About so many kernels are compiled before a first detection, and further ones for a training; a test counts.
+DETECTION_KERNELS, TRAINING_KERNELS = 42, 25
 MODEL_HELP = "one that ships (see `minidetect models`), or a weights file (default: facecraft)"
 
 # The library is imported inside the functions: `--threads` must be set before NumPy loads its BLAS, and
@@ -116,6 +118,17 @@ def parser() -> argparse.ArgumentParser:
     p.set_defaults(run=evaluate)
 
     commands.add_parser("models", help="what ships with the package").set_defaults(run=models)
+
+    p = commands.add_parser("warmup", help="compile now what a first detection would have to wait for")
+    p.add_argument("--training", action="store_true", help="also what a training needs")
+    add_threads(p)
+    p.set_defaults(run=warmup)
+
+    p = commands.add_parser("bench", help="how fast the kernels are here, beside what peers are installed")
+    p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw GFLOP/s under the machine's roofs there, a PNG")
+    add_threads(p)
+    p.set_defaults(run=bench)
     return top
 
 
@@ -133,15 +146,16 @@ def demo(arguments: argparse.Namespace) -> int:
     from minidetect.data.images import load_image
     from minidetect.data.synthetic import draw_crowd
 
-    detector = load("facecraft")
     make_folder(arguments.out)
-    crowd = draw_crowd()
+    note = CompileNote(DETECTION_KERNELS)
+    with note:
+        detector, crowd = load("facecraft"), draw_crowd()
     pictures = {
         "grace_hopper": load_image(str(cbook.get_sample_data("grace_hopper.jpg", asfileobj=False))),
         "drawn_crowd": crowd.image,
     }
     for name, image in pictures.items():
-        found, _, seconds = timed_detection(detector, image, 24.0, None)
+        found, _, seconds = timed_detection(detector, image, 24.0, None, note)
         file = arguments.out / f"{name}.png"
         draw(image, found, file)
         height, width = image.shape[:2]
@@ -157,12 +171,14 @@ def detect(arguments: argparse.Namespace) -> int:
 
     check_can_write(arguments.json)
     pictures = drawing_files(arguments.images, arguments.draw)
-    detector = load(arguments.model)
+    note = CompileNote(DETECTION_KERNELS)
+    with note:
+        detector = load(arguments.model)
     results, exit_code = [], 0
     for path, picture in zip(arguments.images, pictures, strict=True):
         try:
             image = load_image(path)
-            found, stages, seconds = timed_detection(detector, image, arguments.min_face, arguments.threshold)
+            found, stages, seconds = timed_detection(detector, image, arguments.min_face, arguments.threshold, note)
             results.append(as_json(path, image, found, seconds))
             if picture:
                 draw(image, found, picture)
@@ -181,38 +197,25 @@ def detect(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     from minidetect.recipes import run_recipe
 
-    files = run_recipe(
-        arguments.recipe, arguments.data, arguments.out, arguments.seed, arguments.steps, arguments.resume,
-        control=arguments.control, check_nan=arguments.check_nan,
-    )
+    with CompileNote(DETECTION_KERNELS + TRAINING_KERNELS, live=False):  # the last line belongs to the progress bar
+        files = run_recipe(
+            arguments.recipe, arguments.data, arguments.out, arguments.seed, arguments.steps, arguments.resume,
+            control=arguments.control, check_nan=arguments.check_nan,
+        )
     for file in files:
         print(f"wrote {file}")
     return 0
 
 
 def evaluate(arguments: argparse.Namespace) -> int:
-    from minidetect.api import load
-    from minidetect.evaluate.runs import at_threshold, evaluate_detection_file, run_fddb, run_wider, summarise_fddb
     from minidetect.visualize import plot_roc
 
     check_can_write(arguments.json)
     check_can_write(arguments.plot)
-    stages: list[StageReport] = []
-    if arguments.benchmark == "wider":
-        if arguments.detections:
-            raise ValueError("--detections are in FDDB's format: only for `evaluate fddb`")
-        model = load(arguments.model).model
-        curve, stages = run_wider(model, arguments.data, min_face=arguments.min_face)
-        summary = {"faces": curve.num_gt, "ap": round(curve.ap, 4)}
-        summary |= {f"recall_at_{n}_fp": round(curve.recall_at(n), 4) for n in (10, 50, 100, 200)}
-        summary |= at_threshold(curve, model.thresholds[2])
-    else:
-        if arguments.detections:
-            curves = evaluate_detection_file(arguments.detections, arguments.data)
-        else:
-            result = run_fddb(load(arguments.model).model, arguments.data, arguments.min_face)
-            curves, stages = result.curves, result.stages
-        curve, summary = curves.discrete, summarise_fddb(curves)
+    if arguments.benchmark == "wider" and arguments.detections:
+        raise ValueError("--detections are in FDDB's format: only for `evaluate fddb`")
+    with CompileNote(DETECTION_KERNELS, live=False):  # the last line belongs to the progress bar
+        curve, summary, stages = (measure_wider if arguments.benchmark == "wider" else measure_fddb)(arguments)
     for key, value in summary.items():
         print(f"{key:22} {value}")
     print_stages(stages)
@@ -221,6 +224,29 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         plot_roc(curve, arguments.plot)
     return 0
+
+
+def measure_wider(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
+    from minidetect.api import load
+    from minidetect.evaluate.runs import at_threshold, run_wider
+
+    model = load(arguments.model).pipeline
+    curve, stages = run_wider(model, arguments.data, min_face=arguments.min_face)
+    summary = {"faces": curve.num_gt, "ap": round(curve.ap, 4)}
+    summary |= {f"recall_at_{n}_fp": round(curve.recall_at(n), 4) for n in (10, 50, 100, 200)}
+    return curve, summary | at_threshold(curve, model.thresholds[2]), stages
+
+
+def measure_fddb(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
+    from minidetect.api import load
+    from minidetect.evaluate.runs import evaluate_detection_file, run_fddb, summarise_fddb
+
+    if arguments.detections:
+        curves, stages = evaluate_detection_file(arguments.detections, arguments.data), []
+    else:
+        result = run_fddb(load(arguments.model).pipeline, arguments.data, arguments.min_face)
+        curves, stages = result.curves, result.stages
+    return curves.discrete, summarise_fddb(curves), stages
 
 
 def models(arguments: argparse.Namespace) -> int:
@@ -236,38 +262,60 @@ def models(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def warmup(arguments: argparse.Namespace) -> int:
+    start = time.perf_counter()
+    from minidetect.warmup import warm_up
+
+    with CompileNote(DETECTION_KERNELS + TRAINING_KERNELS * arguments.training) as note:
+        warm_up(arguments.training)
+    number, seconds = note.watch.number, time.perf_counter() - start
+    print(f"{number} kernels compiled" if number else "nothing to compile: all kernels are on disk", end="")
+    print(f", in {seconds:.1f} s")
+    return 0
+
+
+def bench(arguments: argparse.Namespace) -> int:
+    """The short form of benchmarks/kernels.py."""
+    from minidetect.benchmark.machine import describe
+    from minidetect.benchmark.peers import Peers
+    from minidetect.benchmark.report import plot_roofline, summary_lines
+    from minidetect.benchmark.suite import all_cases, run_suite
+    from minidetect.kernels.dispatch import get_num_threads
+
+    check_can_write(arguments.json)
+    check_can_write(arguments.plot)
+    peers = Peers(get_num_threads())
+    machine = describe(peers)
+    print(", ".join(f"{key} {value}" for key, value in machine.items()))
+    run = run_suite(all_cases(short=True), peers, budget=0.2)
+    print(*summary_lines(run["summary"]), sep="\n")
+    if arguments.json:
+        write_json(arguments.json, {"machine": machine, "runs": [run]})
+    if arguments.plot:
+        plot_roofline([run], arguments.plot)
+    return 2 if run["wrong"] else 0
+
+
 # -------------------------------------------------------------------------------------------- helpers
 
 
 def timed_detection(
-    detector: Detector, image: np.ndarray, min_face: float, threshold: float | None
+    detector: Detector, image: np.ndarray, min_face: float, threshold: float | None, note: CompileNote
 ) -> tuple[Detections, list[StageReport], float]:
-    with say_if_slow():
+    """Detections, what each stage did, and the seconds it took, compiling included."""
+    with note:
         start = time.perf_counter()
-        found, stages = detector.model.detect_with_report(image, min_face, threshold)
+        found, stages = detector.pipeline.detect_with_report(image, min_face, threshold)
     return found, stages, time.perf_counter() - start
-
-
-@contextmanager
-def say_if_slow(seconds: float = 3.0) -> Iterator[None]:
-    """The first detection on a machine compiles for ten seconds or more: better said than silent."""
-    note = "compiling the kernels (only the first time; they are kept on disk) or a large image ..."
-    timer = threading.Timer(seconds, say, (note,))
-    timer.daemon = True
-    timer.start()
-    try:
-        yield
-    finally:
-        timer.cancel()
 
 
 def limit_threads(n: int) -> None:
     """Before NumPy and Numba are loaded: both read these when they start."""
     n = min(n, os.cpu_count() or 1)
-    if "numba" in sys.modules:  # called from Python, too late for that: at least the kernels can obey
-        import numba
+    if "numba" in sys.modules:  # called from Python, too late for that: no more than were started then
+        from minidetect.kernels.threads import max_threads, set_num_threads
 
-        numba.set_num_threads(min(n, numba.config.NUMBA_NUM_THREADS))
+        set_num_threads(min(n, max_threads()))
         return
     for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[variable] = str(n)

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from minidetect.detection.structures import Detections
-    from minidetect.models.facecraft import StageReport
+    from minidetect.kernels.dispatch import CompileWatch
+    from minidetect.models.facecraft_pipeline import StageReport
 
 # No NumPy at import: see cli.py.
 
@@ -107,6 +108,41 @@ def print_stages(stages: Sequence[StageReport]) -> None:
 def say(text: object) -> None:
     """One line on standard error, whatever line breaks the text has."""
     print("minidetect:", " ".join(str(text).splitlines()), file=sys.stderr, flush=True)
+
+
+class CompileNote:
+    """`with note: ...` says on standard error when kernels are compiled meanwhile, and is silent otherwise.
+
+    about: how many there may be. On a terminal one line counts them; elsewhere (a log file) one line says it.
+    May be entered again: it goes on counting.
+    """
+
+    def __init__(self, about: int, live: bool | None = None) -> None:
+        self.about, self.live = about, sys.stderr.isatty() if live is None else live
+        self.watch: CompileWatch | None = None
+        self.line = ""  # what stands on the terminal's last line
+
+    def __enter__(self) -> CompileNote:
+        from minidetect.kernels.dispatch import CompileWatch
+
+        self.watch = self.watch or CompileWatch(self.tell)
+        self.watch.__enter__()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.watch.__exit__(*error)
+        if self.live and self.line:
+            print("\r" + " " * len(self.line), end="\r", file=sys.stderr, flush=True)
+            self.line = ""
+
+    def tell(self, number: int, seconds: float) -> None:
+        if self.live:
+            count = f"{number} of about {max(self.about, number)}, {seconds:.0f} s"
+            self.line = f"minidetect: compiling the kernels for this machine, once: {count} "
+            print("\r" + self.line, end="", file=sys.stderr, flush=True)
+        elif not self.line:
+            self.line = f"compiling the kernels for this machine, about {self.about} (once; they are kept on disk) ..."
+            say(self.line)
 
 
 def complain(error: BaseException, path: Path | None = None) -> int:

@@ -160,6 +160,7 @@ CASES = [
     Case("relu", relu, lambda a: (a + abs(a)) / 2, ((3, 5),)),
     Case("leaky_relu", lambda a: leaky_relu(a, 0.1), lambda a: slow.leaky_relu(a, 0.1), ((3, 5),)),
     Case("prelu", prelu, slow.prelu, ((2, 3, 5, 4), (3,))),
+    Case("prelu of long planes", prelu, slow.prelu, ((2, 3, 8, 9), (3,))),
     Case("prelu of vectors", prelu, slow.prelu, ((5, 3), (3,))),
     Case("sigmoid", sigmoid, logistic, ((3, 5),)),
     Case("softmax", softmax, slow.softmax, ((5, 3),)),
@@ -186,6 +187,7 @@ CASES = [
     pool_case("ceil, padding", max_pool2d, (2, 2, 5, 6), 2, 2, 1, True),
     pool_case("gaps", max_pool2d, (2, 2, 9, 10), 2, 3),
     pool_case("2", avg_pool2d, (2, 3, 8, 9), 2),
+    pool_case("4", avg_pool2d, (2, 3, 9, 13), 4),
     pool_case("padding", avg_pool2d, (2, 3, 7, 8), 3, 2, 1),
     pool_case("ceil", avg_pool2d, (2, 3, 8, 6), 3, 2, 0, True),
     Case(
@@ -204,12 +206,19 @@ CASES = [
     ),
     # the rest
     Case("batch_norm", train_norm, slow.batch_norm, ((3, 2, 4, 5), (2,), (2,))),
+    Case("batch_norm of long planes", train_norm, slow.batch_norm, ((2, 3, 9, 8), (3,), (3,))),
     Case("batch_norm of vectors", train_norm, slow.batch_norm, ((7, 3), (3,), (3,))),
     Case(
         "batch_norm_fixed",
         lambda *t: normalize.batch_norm_fixed(*t, MEAN, VAR),
         lambda *a: slow.batch_norm(*a, MEAN, VAR),
         ((2, 3, 4, 5), (3,), (3,)),
+    ),
+    Case(
+        "batch_norm_fixed of long planes",
+        lambda *t: normalize.batch_norm_fixed(*t, MEAN, VAR),
+        lambda *a: slow.batch_norm(*a, MEAN, VAR),
+        ((2, 3, 9, 8), (3,), (3,)),
     ),
     Case(
         "dropout",

@@ -539,8 +539,10 @@ def test_refinement_looks_at_each_box_alone(photo, rng):
     corners = rng.uniform(0, 40, (8, 2))
     boxes = np.concatenate([corners, corners + rng.uniform(12, 40, (8, 2))], axis=1).astype(np.float32)
     for stage in (1, 2):
+        cascade.batch = 128
         all_boxes, all_scores = cascade.refine(pyramid, boxes, stage, threshold=0.0)
-        small_boxes, small_scores = cascade.refine(pyramid, boxes[::-1], stage, threshold=0.0, batch=3)
+        cascade.batch = 3
+        small_boxes, small_scores = cascade.refine(pyramid, boxes[::-1], stage, threshold=0.0)
         np.testing.assert_allclose(small_boxes[::-1], all_boxes, atol=1e-3)
         np.testing.assert_allclose(small_scores[::-1], all_scores, atol=1e-5)
         patch = cascade.normalise(pyramid.crop(to_square(boxes[:1]), SIZES[stage]))

@@ -21,8 +21,8 @@ FLOORS = (
     {"ops"},
     {"nn", "detection"},
     {"models", "data"},
-    {"train", "evaluate", "visualize", "api", "recipes"},
-    {"cli", "console", "__main__"},
+    {"train", "evaluate", "visualize", "api", "recipes", "benchmark"},
+    {"cli", "console", "warmup", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms of one floor do not know each other, but for these.
@@ -31,10 +31,13 @@ SIDEWAYS = {
     ("recipes", "train"),
     ("recipes", "api"),
     ("recipes", "visualize"),
+    ("benchmark", "visualize"),
     ("cli", "console"),
+    ("cli", "warmup"),
     ("__main__", "cli"),
 }
-ALLOWED_PACKAGES = {"numpy", "numba", "PIL", "matplotlib", "tqdm", "minidetect"}
+ALLOWED_PACKAGES = {"numpy", "numba", "llvmlite", "PIL", "matplotlib", "tqdm", "minidetect"}  # llvmlite is Numba's
+PEERS_FILE = ROOT / "benchmark" / "peers.py"
 
 
 def imports(source: str, package: str) -> Iterator[str]:
@@ -111,8 +114,20 @@ def test_downward_imports_are_allowed():
 
 
 def test_nothing_is_needed_beyond_the_five_packages():
-    needed = {name.split(".")[0] for file in FILES for name in imports(file.read_text(), "minidetect.x")}
+    needed = {
+        name.split(".")[0] for file in FILES if file != PEERS_FILE for name in imports(file.read_text(), "minidetect.x")
+    }
     assert needed - set(sys.stdlib_module_names) - {"__future__"} <= ALLOWED_PACKAGES
+
+
+def test_peers_are_imported_by_one_file_and_only_inside_its_functions():
+    """Benchmarks compare with them where they are installed; the library itself never computes with them."""
+    source = PEERS_FILE.read_text()
+    everywhere = {name.split(".")[0] for name in imports(source, "minidetect.benchmark")}
+    assert {"torch", "onnx", "onnxruntime", "cv2"} <= everywhere
+    outside = [node for node in ast.parse(source).body if not isinstance(node, (ast.FunctionDef, ast.ClassDef))]
+    at_import = {name.split(".")[0] for name in imports(ast.unparse(outside), "minidetect.benchmark")}
+    assert at_import - set(sys.stdlib_module_names) - {"__future__"} == {"numpy", "minidetect"}
 
 
 # ------------------------------------------------------------------ randomness
@@ -162,6 +177,7 @@ LOOK = textwrap.dedent("""
     print("kernels:", len(kernels))
     print("compiled:", *(k.__name__ for k in kernels.values() if k.signatures))
     print("pyplot:", "matplotlib.pyplot" in sys.modules)
+    print("peers:", *sorted({"torch", "onnx", "onnxruntime", "cv2"} & sys.modules.keys()))
 """)
 
 
@@ -173,4 +189,5 @@ def test_importing_everything_compiles_nothing_and_leaves_pyplot_alone():
     assert int(lines["kernels"]) > 15
     assert lines["compiled"].strip() == ""
     assert lines["pyplot"].strip() == "False"
+    assert lines["peers"].strip() == ""
     assert lines["after minidetect"].strip() == ""  # `import minidetect` alone is quick

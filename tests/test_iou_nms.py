@@ -144,6 +144,43 @@ def test_nms_keeps_the_best_apart_from_each_other_and_has_nothing_left_to_do(box
     np.testing.assert_array_equal(nms(boxes[kept], scores[kept], threshold), np.arange(len(kept)))
 
 
+def crowd(rng, n):
+    """Boxes in clusters, of sides 2 to 400, a few of them without area or inside out."""
+    centres, sides = rng.uniform(0, 600, (n, 2)), np.exp(rng.uniform(np.log(2), np.log(400), (n, 2)))
+    copies = rng.integers(0, max(1, n // 4), n)
+    centres, sides = centres[copies] + rng.normal(0, 0.1, (n, 2)) * sides[copies], sides[copies]
+    sides[rng.random(n) < 0.05, 0] = 0
+    sides[rng.random(n) < 0.05, 1] *= -1
+    return np.concatenate([centres - sides / 2, centres + sides / 2], axis=1)
+
+
+@pytest.mark.parametrize("n", [63, 64, 65, 300, 700])  # around one word of kept boxes; both ways of sorting
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("mode, threshold", [("union", 0.0), ("union", 0.5), ("min", 0.7), ("min", 1.0)])
+def test_nms_of_a_crowd_equals_the_slow_twin(n, dtype, mode, threshold, rng):
+    boxes = crowd(rng, n).astype(dtype)
+    scores = (rng.integers(-8, 8, n) / 8).astype(dtype)
+    scores[rng.random(n) < 0.1] = -0.0  # equals 0
+    np.testing.assert_array_equal(nms(boxes, scores, threshold, mode), slow.nms(boxes, scores, threshold, mode))
+
+
+def test_nms_of_boxes_all_apart_all_equal_and_of_one_point():
+    n = 1000
+    x, y = np.arange(n) % 40 * 10.0, np.arange(n) // 40 * 10.0
+    apart, scores = np.stack([x, y, x + 10, y + 10], axis=1), np.arange(n) % 7
+    np.testing.assert_array_equal(nms(apart, scores, 0.0), np.argsort(-scores, kind="stable"))
+    np.testing.assert_array_equal(nms(np.tile(apart[5], (n, 1)), scores, 0.99), [6])
+    np.testing.assert_array_equal(nms(np.tile([3.0, 4, 3, 4], (n, 1)), np.ones(n), 0.5), np.arange(n))
+
+
+def test_nms_of_endless_boxes():
+    """Infinite sides have no IoU, but the smaller of two areas lies inside the larger one."""
+    boxes = np.array([[-np.inf, -np.inf, np.inf, np.inf], [0, 0, 10, 10], [50, 50, 60, 60]])
+    np.testing.assert_array_equal(nms(boxes, [3.0, 2, 1], 0.5), [0, 1, 2])
+    np.testing.assert_array_equal(nms(boxes, [3.0, 2, 1], 0.5, mode="min"), [0])
+    np.testing.assert_array_equal(nms(boxes, [1.0, 3, 2], 0.5, mode="min"), [1, 2])
+
+
 def test_a_wrong_nms_would_be_caught(rng):
     """The slow twin must tell `>=` from `>`, and suppression by suppressed boxes from the greedy rule."""
     chain = np.array([[0, 0, 10, 10], [3, 0, 13, 10], [6, 0, 16, 10]], np.float32)

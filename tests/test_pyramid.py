@@ -242,3 +242,78 @@ def test_what_is_no_image_is_refused(image, says):
 def test_boxes_that_are_not_finite_are_refused(bad):
     with pytest.raises(ValueError, match="not finite"):
         ImagePyramid(noise(20, 20)).crop(np.array([[0, 0, 5, 5], [0, 0, bad, 5]]), 12)
+
+
+# ------------------------------------------------------------------ what the networks are given
+
+COLOUR = np.array([100.0, 120, 140], np.float32)
+
+
+def in_lanes(patches, lanes, mean=COLOUR, scale=1 / 128):
+    """(N, S, S, 3) -> (ceil(N / L), 3, S, S, L), patch by patch."""
+    n, size = patches.shape[:2]
+    blocks = np.zeros(((n + lanes - 1) // lanes, 3, size, size, lanes), np.float32)
+    for i, patch in enumerate(patches):
+        blocks[i // lanes, ..., i % lanes] = ((patch - mean) * scale).transpose(2, 0, 1)
+    return blocks
+
+
+def boxes_around(rng, n, height, width):
+    """Of all sizes, many across the border, some outside."""
+    sides = np.exp(rng.uniform(np.log(2), np.log(3 * max(height, width)), n))
+    corners = rng.uniform(-0.3, 1, (n, 2)) * [width, height]
+    return np.concatenate([corners, corners + sides[:, None]], axis=1)
+
+
+@SETTINGS
+@given(
+    sides, sides, st.integers(0, 50), st.sampled_from([12, 24, 48]), st.sampled_from([1, 4, 8, 16]),
+    st.integers(0, 2**32 - 1),
+)  # fmt: skip
+def test_lanes_hold_the_patches_of_crop(height, width, n, pixels, lanes, seed):
+    pyramid = ImagePyramid(noise(height, width, seed), 3)
+    boxes = boxes_around(np.random.default_rng(seed), n, height, width)
+    blocks = pyramid.crop_lanes(boxes, pixels, COLOUR, 1 / 128, lanes)
+    assert blocks.dtype == np.float32
+    np.testing.assert_allclose(blocks, in_lanes(pyramid.crop(boxes, pixels), lanes), atol=2e-6)
+
+
+def test_lanes_by_hand():
+    image = blank(64, 64)
+    image[:, :32] = [10, 20, 30]
+    pyramid = ImagePyramid(image)
+    lanes = pyramid.crop_lanes(np.array([[20.0, 20, 44, 44], [-24, 0, 0, 24]]), 24, np.array([1, 2, 3]), 0.5, 16)
+    assert lanes.shape == (1, 3, 24, 24, 16)
+    assert (lanes[0, :, :, :12, 0] == np.array([4.5, 9, 13.5])[:, None, None]).all()
+    assert (lanes[0, :, :, 12:, 0] == np.array([-0.5, -1, -1.5])[:, None, None]).all()
+    assert (lanes[0, :, :, :, 1] == np.array([-0.5, -1, -1.5])[:, None, None]).all()  # outside: black
+    assert not lanes[..., 2:].any()
+
+
+def test_lanes_of_the_image_itself_of_mirrored_boxes_and_of_none():
+    pyramid = ImagePyramid(noise(30, 41))
+    upright = np.array([[0.0, 0, 12, 12], [29, 18, 41, 30], [3.3, 4.7, 14, 15.2]])
+    turned = upright[:, [2, 1, 0, 3]]
+    mirrored = pyramid.crop_lanes(turned, 12, COLOUR, 1)[:, :, :, ::-1]
+    np.testing.assert_allclose(pyramid.crop_lanes(upright, 12, COLOUR, 1), mirrored, atol=2e-4)
+    corner = pyramid.level(0)[18:30, 29:41].astype(np.float32)
+    copied = pyramid.crop_lanes(upright, 12, np.zeros(3), 1, 4)[0, ..., 1]
+    np.testing.assert_array_equal(copied, corner.transpose(2, 0, 1))
+    assert pyramid.crop_lanes(np.zeros((0, 4)), 24, COLOUR, 1, 16).shape == (0, 3, 24, 24, 16)
+    with pytest.raises(ValueError, match=r"boxes\[1\].*not finite"):
+        pyramid.crop_lanes(np.array([[0, 0, 1, 1], [0, np.nan, 1, 1]]), 24, COLOUR, 1)
+
+
+def test_lanes_in_another_order_would_be_caught(rng):
+    pyramid = ImagePyramid(noise(60, 80))
+    patches = pyramid.crop(boxes_around(rng, 20, 60, 80), 12)
+    assert abs(in_lanes(patches, 16) - in_lanes(patches[::-1], 16)).max() > 0.5
+
+
+@pytest.mark.parametrize("k", [-1, 0, 2, 5])
+def test_level_planes_are_the_level_with_channels_first(k):
+    pyramid = ImagePyramid(noise(40, 30))
+    planes = pyramid.level_planes(k, COLOUR, 1 / 128)
+    expected = (pyramid.level(k).astype(np.float32) - COLOUR) * np.float32(1 / 128)
+    assert planes.flags.c_contiguous and planes.dtype == np.float32
+    np.testing.assert_array_equal(planes, expected.transpose(2, 0, 1))

@@ -87,6 +87,18 @@ def test_resize_image_refuses(shape, size, says):
         resize_image(np.zeros(shape, np.uint8), size)
 
 
+def test_resize_image_writes_where_it_is_told(rng):
+    image = rng.integers(0, 256, (9, 7, 3), np.uint8)
+    for size in ((4, 5), (9, 7)):
+        room = np.zeros((*size, 3), np.uint8)
+        assert resize_image(image, size, out=room) is room
+        np.testing.assert_array_equal(room, resize_image(image, size))
+    across = np.zeros((5, 4, 3), np.uint8).swapaxes(0, 1)
+    for room in (np.zeros((4, 6, 3), np.uint8), np.zeros((4, 5, 3), np.float32), across):
+        with pytest.raises(ValueError, match=r"out must be a contiguous \(4, 5, 3\) of uint8"):
+            resize_image(image, (4, 5), out=room)
+
+
 # ------------------------------------------------------------------ crop_resize
 
 

@@ -60,7 +60,7 @@ def clip_to_image(boxes: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
 def to_square(boxes: np.ndarray) -> np.ndarray:
     """The square of the same centre whose side is the longer side of the box (it may leave the image)."""
     centred = xyxy_to_cxcywh(boxes)
-    centred[:, 2:] = centred[:, 2:].max(axis=1, keepdims=True)
+    centred[:, 2:] = np.maximum(centred[:, 2:3], centred[:, 3:])
     return cxcywh_to_xyxy(centred)
 
 

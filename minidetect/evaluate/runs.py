@@ -19,7 +19,7 @@ from minidetect.detection.structures import Detections
 from minidetect.evaluate.average_precision import Curve, evaluate_detections
 from minidetect.evaluate.fddb import FddbCurves, evaluate_fddb
 from minidetect.evaluate.fddb_mapping import WIDER_TO_FDDB
-from minidetect.models.facecraft import Cascade, StageReport
+from minidetect.models.facecraft_pipeline import Pipeline, StageReport
 
 ALL_IMAGES = 2845  # of FDDB; "recall at 1000 false positives" is a rate of 1000 on these
 LOW_SCORE = 0.02  # detections below are not needed to reach the false positives that are reported
@@ -55,7 +55,7 @@ def fddb_folder(data: Path) -> Path:
     raise FileNotFoundError(f"{data}: neither it nor its folder fddb holds FDDB-folds")
 
 
-def run_fddb(model: Cascade, data: Path, min_face: float = 20.0) -> FddbResult:
+def run_fddb(model: Pipeline, data: Path, min_face: float = 20.0) -> FddbResult:
     """Detect on every photo of the folds and compare with the ellipses, through WIDER_TO_FDDB."""
     detections, regions, ellipses, sizes, reports = {}, {}, {}, {}, []
     for record in tqdm(read_folds(fddb_folder(data)), desc="FDDB", mininterval=2):
@@ -109,7 +109,7 @@ def at_threshold(curve: Curve, threshold: float) -> dict[str, float]:
 
 
 def run_wider(
-    model: Cascade, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
+    model: Pipeline, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
 ) -> tuple[Curve, list[StageReport]]:
     """Detect on WIDER FACE photos; faces under `min_face` pixels and unclear ones neither help nor hurt."""
     file = data / "wider" / f"wider_{split}_bbx_gt.txt"

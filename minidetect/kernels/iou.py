@@ -9,10 +9,9 @@ with itself as 0.99999994 or 1.0000001, and an overlap that equals a threshold c
 
 from __future__ import annotations
 
-import numba
 import numpy as np
 
-exact_kernel = numba.njit(cache=True, nogil=True)
+from minidetect.kernels.dispatch import exact_kernel
 
 
 def as_boxes(boxes: np.ndarray, name: str = "boxes") -> np.ndarray:
@@ -50,38 +49,40 @@ def intersection_over_first(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 def _fill(fill: object, a: np.ndarray, b: np.ndarray) -> np.ndarray:
     a, b = as_boxes(a, "the first boxes"), as_boxes(b, "the second boxes")
     dtype = np.result_type(a, b)
+    columns = np.ascontiguousarray(b.T, dtype)  # (M, 4) -> (4, M)
     out = np.empty((len(a), len(b)), dtype)
-    fill(a.astype(dtype, copy=False), b.astype(dtype, copy=False), out)
+    fill(a.astype(dtype, copy=False), columns, (columns[2] - columns[0]) * (columns[3] - columns[1]), out)
     return out
 
 
-@exact_kernel
-def _intersection(a, i, b, j, zero):
-    """Area that boxes a[i] and b[j] share; 0 for disjoint boxes, where both sides may be negative."""
-    w = min(a[i, 2], b[j, 2]) - max(a[i, 0], b[j, 0])
-    h = min(a[i, 3], b[j, 3]) - max(a[i, 1], b[j, 1])
-    return w * h if w > zero and h > zero else zero
+# The second boxes come as columns, all x1, then all y1 ..., and each loop ends in an "either this or that" without
+# a way out: so LLVM computes 8 or 16 overlaps at once, which is seven times as fast. `np.divide` for the same
+# reason: compiled, `/` tests for a divisor of 0 first and would leave the loop there.
 
 
 @exact_kernel
-def _iou(a, b, out):
+def _iou(a, b, area_b, out):
+    """a (N, 4), b (4, M), area_b (M,) -> out (N, M)."""
     zero = out.dtype.type(0)  # a literal 0.0 would turn float32 arithmetic into float64
     for i in range(a.shape[0]):
-        area_a = (a[i, 2] - a[i, 0]) * (a[i, 3] - a[i, 1])
-        for j in range(b.shape[0]):
-            shared = _intersection(a, i, b, j, zero)
-            if shared > zero:
-                area_b = (b[j, 2] - b[j, 0]) * (b[j, 3] - b[j, 1])
-                out[i, j] = shared / (area_a + area_b - shared)
-            else:
-                out[i, j] = zero
+        x1, y1, x2, y2 = a[i, 0], a[i, 1], a[i, 2], a[i, 3]
+        area_a = (x2 - x1) * (y2 - y1)
+        for j in range(b.shape[1]):
+            w = min(x2, b[2, j]) - max(x1, b[0, j])
+            h = min(y2, b[3, j]) - max(y1, b[1, j])
+            shared = w * h if w > zero and h > zero else zero  # of disjoint boxes both may be negative
+            out[i, j] = np.divide(shared, area_a + area_b[j] - shared) if shared > zero else zero
 
 
 @exact_kernel
-def _intersection_over_first(a, b, out):
+def _intersection_over_first(a, b, area_b, out):
+    """a (N, 4), b (4, M) -> out (N, M); area_b is not needed."""
     zero = out.dtype.type(0)
     for i in range(a.shape[0]):
-        area_a = (a[i, 2] - a[i, 0]) * (a[i, 3] - a[i, 1])
-        for j in range(b.shape[0]):
-            shared = _intersection(a, i, b, j, zero)
-            out[i, j] = shared / area_a if shared > zero else zero
+        x1, y1, x2, y2 = a[i, 0], a[i, 1], a[i, 2], a[i, 3]
+        area_a = (x2 - x1) * (y2 - y1)
+        for j in range(b.shape[1]):
+            w = min(x2, b[2, j]) - max(x1, b[0, j])
+            h = min(y2, b[3, j]) - max(y1, b[1, j])
+            shared = w * h if w > zero and h > zero else zero
+            out[i, j] = np.divide(shared, area_a) if shared > zero else zero

@@ -18,6 +18,8 @@ level in which a box is about as large as its crop. A wider filter is left out t
 
 from __future__ import annotations
 
+import functools
+
 import numpy as np
 
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
@@ -28,10 +30,11 @@ MODES = ("bilinear", "nearest")
 # ------------------------------------------------------------------ images: HWC
 
 
-def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def resize_image(image: np.ndarray, size: tuple[int, int], out: np.ndarray | None = None) -> np.ndarray:
     """Resize one image to `size` = (height, width).
 
     image: (H, W, C) or (H, W), uint8 or float. uint8 gives uint8, rounded to nearest; floats give float32.
+    out: a contiguous array of the result's shape and type to write to, else a new one is made.
     Each axis by itself: an axis that shrinks averages the area that an output pixel covers, with fractions
     of pixels at both ends, so that no input pixel is skipped or counted twice; one that grows is bilinear.
     Raises ValueError for a wrong number of axes, an empty image or a size below 1.
@@ -42,21 +45,26 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     height, width = (int(n) for n in size)
     if height < 1 or width < 1:
         raise ValueError(f"size must be (height, width) of at least 1 pixel each, got {tuple(size)}")
+    dtype = np.uint8 if image.dtype == np.uint8 else np.float32
+    shape = (height, width, *image.shape[2:])
+    if out is None:
+        out = np.empty(shape, dtype)
+    elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
+        raise ValueError(f"out must be a contiguous {shape} of {dtype.__name__}, got {out.shape} of {out.dtype}")
     if image.shape[:2] == (height, width):
-        return image.copy() if image.dtype == np.uint8 else image.astype(np.float32)
+        out[...] = image
+        return out
+    rows = np.ascontiguousarray(image, dtype).reshape(image.shape[0], -1)  # (H, W*C)
     channels = image.shape[2] if image.ndim == 3 else 1
-    if image.dtype != np.uint8:
-        image = image.astype(np.float32, copy=False)
-    rows = np.ascontiguousarray(image).reshape(image.shape[0], -1)  # (H, W*C)
-    y = np.empty((height, width * channels), image.dtype)
     row = np.empty((rows.shape[1],), np.float32)
     first_y, weight_y = axis_weights(image.shape[0], height)
     first_x, weight_x = axis_weights(image.shape[1], width)
-    half = np.float32(0.5 if image.dtype == np.uint8 else 0)
-    resample(rows, channels, first_y, weight_y, first_x, weight_x, half, row, y)
-    return y.reshape(height, width, *image.shape[2:])
+    half = np.float32(0.5 if dtype == np.uint8 else 0)
+    resample(rows, channels, first_y, weight_y, first_x, weight_x, half, row, out.reshape(height, -1))
+    return out
 
 
+@functools.lru_cache(maxsize=256)  # the levels of a pyramid ask for the same few again with every picture
 def axis_weights(length: int, out_length: int) -> tuple[np.ndarray, np.ndarray]:
     """How to make `out_length` pixels from `length`: `first` (n,) int64 and `weights` (n, taps) float32.
 
@@ -84,22 +92,45 @@ def axis_weights(length: int, out_length: int) -> tuple[np.ndarray, np.ndarray]:
 def resample(rows, channels, first_y, weight_y, first_x, weight_x, half, row, y):
     """y[i, j] = sum over s, t of weight_y[i, s] * weight_x[j, t] * rows[first_y[i] + s, first_x[j] + t].
 
-    rows: (H, W*C); y: (h, w*C); half: 0.5 where y holds whole numbers, else 0; row: (W*C,) float32, room for
-    one blended row.
+    rows: (H, W*C); y: (h, w*C); half: 0.5 where y holds whole numbers, which are written by cutting off the
+    fraction, else 0; row: (W*C,) float32, room for one blended row.
     """
     for i in range(y.shape[0]):
-        row[:] = weight_y[i, 0] * rows[first_y[i]]
+        weight, source = weight_y[i, 0], rows[first_y[i]]
+        for k in range(row.size):
+            row[k] = weight * np.float32(source[k])
         for s in range(1, weight_y.shape[1]):
-            weight = weight_y[i, s]
-            source = rows[first_y[i] + s]
+            weight, source = weight_y[i, s], rows[first_y[i] + s]
             for k in range(row.size):
                 row[k] += weight * np.float32(source[k])
-        for j in range(first_x.size):
+        blend_columns(row, channels, first_x, weight_x, half, y[i])
+
+
+@kernel
+def blend_columns(row, channels, first, weight, half, y):
+    """y[j] = half + sum over t of weight[j, t] * row[first[j] + t], by pixels of `channels` numbers.
+
+    Colour pixels made of two or three others, as in a pyramid, have loops of their own: with both inner
+    lengths known they take a quarter of the time.
+    """
+    taps = weight.shape[1]
+    if channels == 3 and taps == 2:
+        for j in range(first.size):
+            at, u, v = 3 * first[j], weight[j, 0], weight[j, 1]
+            for c in range(3):
+                y[3 * j + c] = half + u * row[at + c] + v * row[at + 3 + c]
+    elif channels == 3 and taps == 3:
+        for j in range(first.size):
+            at, u, v, w = 3 * first[j], weight[j, 0], weight[j, 1], weight[j, 2]
+            for c in range(3):
+                y[3 * j + c] = half + u * row[at + c] + v * row[at + 3 + c] + w * row[at + 6 + c]
+    else:
+        for j in range(first.size):
             for c in range(channels):
-                total = half  # a whole number is written by cutting off the fraction: floor(value + 0.5)
-                for t in range(weight_x.shape[1]):
-                    total += weight_x[j, t] * row[(first_x[j] + t) * channels + c]
-                y[i, j * channels + c] = total
+                total = half
+                for t in range(taps):
+                    total += weight[j, t] * row[(first[j] + t) * channels + c]
+                y[j * channels + c] = total
 
 
 def crop_resize(image: np.ndarray, boxes: np.ndarray, size: int, fill: float = 0) -> np.ndarray:
@@ -179,60 +210,88 @@ def resize_maps(x: np.ndarray, size: tuple[int, int], mode: str = "bilinear") ->
         raise ValueError(f"x must be (N, C, H, W) with pixels in it, got shape {x.shape}")
     if len(size) != 2 or min(size) < 1:
         raise ValueError(f"size must be (height, width) of at least 1 pixel each, got {tuple(size)}")
-    y = np.empty((*x.shape[:2], *size), x.dtype)
-    index_y, weight_y = map_points(x.shape[2], size[0], mode, x.dtype)
-    index_x, weight_x = map_points(x.shape[3], size[1], mode, x.dtype)
-    planes = np.ascontiguousarray(x).reshape(-1, *x.shape[2:])  # (N, C, H, W) -> (N*C, H, W)
-    blend_planes(planes, index_y, weight_y, index_x, weight_x, y.reshape(-1, *size))
-    return y
+    taps_y = map_taps(x.shape[2], size[0], mode, x.dtype)
+    taps_x = map_taps(x.shape[3], size[1], mode, x.dtype)
+    return _blend_maps(x, taps_y, taps_x)
 
 
 def resize_maps_grad(gy: np.ndarray, x_size: tuple[int, int], mode: str = "bilinear") -> np.ndarray:
     """The transpose of `resize_maps`: (N, C, h, w) -> (N, C, H, W), each gradient back to what was read."""
-    gx = np.zeros((*gy.shape[:2], *x_size), gy.dtype)
-    index_y, weight_y = map_points(x_size[0], gy.shape[2], mode, gy.dtype)
-    index_x, weight_x = map_points(x_size[1], gy.shape[3], mode, gy.dtype)
-    planes = np.ascontiguousarray(gy).reshape(-1, *gy.shape[2:])
-    spread_planes(planes, index_y, weight_y, index_x, weight_x, gx.reshape(-1, *x_size))
-    return gx
+    taps_y = transposed_taps(x_size[0], gy.shape[2], mode, gy.dtype)
+    taps_x = transposed_taps(x_size[1], gy.shape[3], mode, gy.dtype)
+    return _blend_maps(gy, taps_y, taps_x)
 
 
-def map_points(length: int, out_length: int, mode: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
-    """Along an axis: index (2, n) of the two pixels that an output reads, weight (n,) of the second."""
+def _blend_maps(x: np.ndarray, taps_y: tuple, taps_x: tuple) -> np.ndarray:
+    planes = np.ascontiguousarray(x).reshape(-1, *x.shape[2:])  # (N, C, H, W) -> (N*C, H, W)
+    y = np.empty((len(planes), len(taps_y[0]), len(taps_x[0])), x.dtype)
+    blend_planes(planes, *taps_y, *taps_x, np.empty((len(planes), x.shape[3]), x.dtype), y)
+    return y.reshape(*x.shape[:2], *y.shape[1:])
+
+
+@functools.lru_cache(maxsize=64)
+def map_taps(length: int, out_length: int, mode: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """What each output along an axis is made of: `first` (n,) int64 and `weights` (n, taps).
+
+    Output j is the sum over t of weights[j, t] * input[first[j] + t]; one tap for nearest, two for bilinear.
+    """
     if mode not in MODES:
         raise ValueError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    index, weight = np.empty((2, out_length), np.int64), np.empty((out_length,), dtype)
-    sample_points(0.0, float(length), length, index, weight)
-    if mode == "nearest":
-        at = (np.arange(out_length) + 0.5) * length / out_length
-        index[:] = np.minimum(at.astype(np.int64), length - 1)
-        weight[:] = 0
-    return index, weight
+    at = (np.arange(out_length) + 0.5) * length / out_length
+    if mode == "nearest" or length == 1:
+        return np.minimum(at.astype(np.int64), length - 1), np.ones((out_length, 1), dtype)
+    at = np.clip(at - 0.5, 0, length - 1)
+    first = np.minimum(at.astype(np.int64), length - 2)
+    return first, np.stack([1 - (at - first), at - first], axis=1).astype(dtype)
+
+
+@functools.lru_cache(maxsize=64)
+def transposed_taps(length: int, out_length: int, mode: str, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
+    """The same numbers seen from an input: which outputs read it, and with what weights."""
+    first, weights = map_taps(length, out_length, mode, dtype)
+    taps = weights.shape[1]
+    pixel = np.arange(length)
+    start = np.searchsorted(first, pixel - taps + 1)
+    most = max(1, int((np.searchsorted(first, pixel, side="right") - start).max()))
+    start = np.minimum(start, out_length - most)
+    reader = start[:, None] + np.arange(most)  # (length, most)
+    t = pixel[:, None] - first[reader]
+    return start, np.where((t >= 0) & (t < taps), weights[reader, np.clip(t, 0, taps - 1)], 0).astype(dtype)
 
 
 @parallel_kernel
-def blend_planes(x, index_y, weight_y, index_x, weight_x, y):
-    """x (P, H, W) -> y (P, h, w): the rows blended by weight_y, then the columns by weight_x."""
+def blend_planes(x, first_y, weight_y, first_x, weight_x, rows, y):
+    """x (P, H, W) -> y (P, h, w): rows are blended by weight_y, then columns by weight_x. rows (P, W): room."""
     for p in prange(y.shape[0]):
+        row = rows[p]
         for i in range(y.shape[1]):
-            top, bottom, v = index_y[0, i], index_y[1, i], weight_y[i]
-            for j in range(y.shape[2]):
-                left, right, u = index_x[0, j], index_x[1, j], weight_x[j]
-                a = x[p, top, left] + u * (x[p, top, right] - x[p, top, left])
-                b = x[p, bottom, left] + u * (x[p, bottom, right] - x[p, bottom, left])
-                y[p, i, j] = a + v * (b - a)
+            top, weight = first_y[i], weight_y[i, 0]
+            if i > 0 and weight_y.shape[1] == 1 and top == first_y[i - 1] and weight == weight_y[i - 1, 0]:
+                for j in range(y.shape[2]):  # nearest, growing: the same row once more
+                    y[p, i, j] = y[p, i - 1, j]
+                continue
+            for k in range(row.size):
+                row[k] = weight * x[p, top, k]
+            for s in range(1, weight_y.shape[1]):
+                weight = weight_y[i, s]
+                for k in range(row.size):
+                    row[k] += weight * x[p, top + s, k]
+            blend_row(row, first_x, weight_x, y[p, i])
 
 
-@parallel_kernel
-def spread_planes(gy, index_y, weight_y, index_x, weight_x, gx):
-    """The transpose of `blend_planes`. A plane of gx belongs to one iteration, so adding to it is safe."""
-    for p in prange(gy.shape[0]):
-        for i in range(gy.shape[1]):
-            top, bottom, v = index_y[0, i], index_y[1, i], weight_y[i]
-            for j in range(gy.shape[2]):
-                left, right, u = index_x[0, j], index_x[1, j], weight_x[j]
-                g = gy[p, i, j]
-                gx[p, top, left] += g * (1 - v) * (1 - u)
-                gx[p, top, right] += g * (1 - v) * u
-                gx[p, bottom, left] += g * v * (1 - u)
-                gx[p, bottom, right] += g * v * u
+@kernel
+def blend_row(row, first, weight, y):
+    """y[j] = sum over t of weight[j, t] * row[first[j] + t]; one and two taps have a loop without a loop inside."""
+    taps = weight.shape[1]
+    if taps == 1:
+        for j in range(y.size):
+            y[j] = weight[j, 0] * row[first[j]]
+    elif taps == 2:
+        for j in range(y.size):
+            y[j] = weight[j, 0] * row[first[j]] + weight[j, 1] * row[first[j] + 1]
+    else:
+        for j in range(y.size):
+            total = weight[j, 0] * row[first[j]]
+            for t in range(1, taps):
+                total += weight[j, t] * row[first[j] + t]
+            y[j] = total

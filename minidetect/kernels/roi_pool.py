@@ -13,6 +13,10 @@ Where this leaves Caffe: its boxes name their last pixel, and so the cell that x
 region; the boxes of this library are continuous (width = x2 - x1), so the region ends where x2 rounds to.
 `inclusive=True` is Caffe's way. The bin edges are computed in whole numbers: Caffe's float32 product
 (k + 1) * (h / PH) can land just above a whole number, and its bin then reads one cell too many.
+
+How it is made fast: the channels are moved to the end first, so that the loop over the channels of a cell,
+which all belong to the same bins, runs through memory and fills vector registers. A loop over the cells of
+each bin of each channel took 10 times as long (128 RoIs on 256 channels).
 """
 
 from __future__ import annotations
@@ -20,6 +24,8 @@ from __future__ import annotations
 import numpy as np
 
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
+
+PARTS = 16  # the RoIs are dealt out in so many parts, each with scratch memory of its own
 
 
 @kernel
@@ -39,30 +45,47 @@ def _bin(k, start, length, bins, limit):
 
 
 @parallel_kernel
-def _forward(x, rois, scale, inclusive, y, argmax):
-    """argmax holds the winner's index i*W + j in its plane, the first of equals; a NaN wins, to be seen."""
-    channels, height, width = x.shape[1:]
-    bins_h, bins_w = y.shape[2:]
-    for r in prange(rois.shape[0]):
-        n = int(rois[r, 0])
-        left, across = _region(rois[r, 1], rois[r, 3], scale, inclusive)
-        top, down = _region(rois[r, 2], rois[r, 4], scale, inclusive)
-        for c in range(channels):
-            plane = x[n, c]
-            for i in range(bins_h):
-                y1, y2 = _bin(i, top, down, bins_h, height)
-                for j in range(bins_w):
-                    x1, x2 = _bin(j, left, across, bins_w, width)
-                    where = -1
-                    best = x.dtype.type(0)
-                    for yy in range(y1, y2):
-                        for xx in range(x1, x2):
-                            value = plane[yy, xx]
-                            if where < 0 or value > best or value != value:
-                                best = value
-                                where = yy * width + xx
-                    y[r, c, i, j] = best
-                    argmax[r, c, i, j] = where
+def _forward(x, rois, scale, inclusive, best, where, y, argmax):
+    """x (N, H, W, C) -> y, argmax (R, C, PH, PW); best, where (PARTS, PH*PW, C): scratch.
+
+    argmax holds the winner's index i*W + j in its plane, the first of equals; a NaN wins, to be seen.
+    """
+    parts = len(best)
+    for part in prange(parts):
+        for r in range(part * len(rois) // parts, (part + 1) * len(rois) // parts):
+            _pool_roi(x[int(rois[r, 0])], rois[r], scale, inclusive, y.shape[2:], best[part], where[part])
+            for c in range(x.shape[3]):
+                for i in range(y.shape[2]):
+                    for j in range(y.shape[3]):
+                        y[r, c, i, j] = best[part, i * y.shape[3] + j, c]
+                        argmax[r, c, i, j] = where[part, i * y.shape[3] + j, c]
+
+
+@kernel
+def _pool_roi(x, roi, scale, inclusive, bins, best, where):
+    """x (H, W, C) -> best, where (PH*PW, C): a bin's bounds are found once, for all channels."""
+    left, across = _region(roi[1], roi[3], scale, inclusive)
+    top, down = _region(roi[2], roi[4], scale, inclusive)
+    best[:] = 0
+    where[:] = -1
+    for i in range(bins[0]):
+        y1, y2 = _bin(i, top, down, bins[0], x.shape[0])
+        for j in range(bins[1]):
+            x1, x2 = _bin(j, left, across, bins[1], x.shape[1])
+            of_bin, place = best[i * bins[1] + j], where[i * bins[1] + j]
+            for yy in range(y1, y2):
+                for xx in range(x1, x2):
+                    _fold_cell(x[yy, xx], np.int32(yy * x.shape[1] + xx), of_bin, place)
+
+
+@kernel
+def _fold_cell(cell, here, best, place):
+    """The larger of two in each channel, and its place."""
+    for c in range(len(cell)):
+        value, old = cell[c], best[c]
+        wins = (place[c] < 0) | (value > old) | ((value != value) & (old == old))
+        best[c] = value if wins else old
+        place[c] = here if wins else place[c]
 
 
 @parallel_kernel
@@ -85,7 +108,9 @@ def roi_pool_forward(
     y = np.empty((len(rois), x.shape[1], *size), x.dtype)
     argmax = np.empty(y.shape, np.int32)
     rois = np.ascontiguousarray(rois, np.float64)
-    _forward(np.ascontiguousarray(x), rois, float(spatial_scale), bool(inclusive), y, argmax)
+    x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))  # (N, C, H, W) -> (N, H, W, C)
+    best = np.empty((PARTS, size[0] * size[1], x.shape[3]), x.dtype)
+    _forward(x, rois, float(spatial_scale), bool(inclusive), best, np.empty(best.shape, np.int32), y, argmax)
     return y, argmax
 
 

@@ -28,20 +28,17 @@ Where this leaves the paper, or fills what it leaves open:
 
 from __future__ import annotations
 
-import time
 from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from minidetect.autograd import Tensor, no_grad
-from minidetect.detection.box_coder import BoxCoder
-from minidetect.detection.boxes import clip_to_image, to_square
 from minidetect.detection.losses import multi_task_loss
 from minidetect.detection.pyramid import ImagePyramid
-from minidetect.detection.structures import Detections, make_detections
-from minidetect.kernels.nms import nms
-from minidetect.kernels.response_map import response_map_pool
+from minidetect.detection.structures import Detections
+from minidetect.models.facecraft_fused import FusedCascade
+from minidetect.models.facecraft_pipeline import SIZES, Pipeline, face_probability
 from minidetect.nn.layers import Conv2d, Linear
 from minidetect.nn.module import Module
 from minidetect.ops.activation import relu
@@ -50,8 +47,6 @@ from minidetect.ops.pool import avg_pool2d, max_pool2d
 from minidetect.ops.shape import concat, flatten
 from minidetect.ops.threshold import take_rows, threshold_control
 
-SIZES = (12, 24, 48)
-STRIDE = 2  # of x12 over a pyramid level, from its one 2x2 pooling
 FEATURES = (16, 128, 256)  # fc widths of section 4.1
 Table = Sequence[tuple[int, int, int]]  # rows (output channels, kernel, pooling); pooling 0, 2 or 3
 
@@ -76,11 +71,6 @@ class Prediction(NamedTuple):
     def face_probs(self) -> np.ndarray:
         """P(face), (N,)."""
         return face_probability(self.logits.data[:, 0], self.logits.data[:, 1])
-
-
-def face_probability(background: np.ndarray, face: np.ndarray) -> np.ndarray:
-    """P(face) from two logits of any shape: their softmax is the sigmoid of the difference."""
-    return 0.5 * (np.tanh(0.5 * (face - background)) + 1)
 
 
 class ConvStack(Module):
@@ -150,16 +140,7 @@ class PatchNet(Module):
         return Prediction(self.logits(features), self.deltas(features))
 
 
-class StageReport(NamedTuple):
-    """What one stage of the test pipeline did to one image."""
-
-    stage: str
-    boxes_in: int
-    boxes_out: int
-    seconds: float
-
-
-class Cascade(Module):
+class Cascade(Module, Pipeline):
     """What both cascades share: the input's scaling, the box coders and the test pipeline.
 
     dropout: probability before each branch's outputs; the paper names no rate. None in x12: of 16 features,
@@ -167,8 +148,11 @@ class Cascade(Module):
     thresholds: of the face probability after each stage; a box goes on when it exceeds them. Chosen on WIDER
         FACE val: the last one so that about 95 % of what is shown is a face.
     nms_threshold: IoU above which the lower-scored of two final boxes is dropped.
-    stage_nms: the same between stages, over all levels, which spares the later stages many near copies; the
+    stage_nms: the same before x24 and before x48, over all levels, which spares them many near copies; the
         paper has none there (section 4.3). None switches it off.
+    second_look: before x24 sees a window, x12 looks once more where its own regression has put it, and must
+        exceed this. Not in the paper: half of the windows go at a thirtieth of x24's cost, and in their turn
+        more false faces than true ones (benchmarks/facecraft_pipeline.py). None switches it off.
     levels_per_octave: of the pyramid; with the paper's 5 stage one took twice as long and found no more
         faces (on a part of WIDER val). response_pool: k of the response map pooling, 0 for none.
     max_proposals: the best-scored so many go on after stage one.
@@ -183,9 +167,10 @@ class Cascade(Module):
         rng: np.random.Generator,
         tables: Sequence[Table] = TABLES,
         dropout: tuple[float, float, float] = (0.0, 0.25, 0.5),
-        thresholds: tuple[float, float, float] = (0.1, 0.1, 0.65),
+        thresholds: tuple[float, float, float] = (0.1, 0.15, 0.65),
         nms_threshold: float = 0.35,
-        stage_nms: float | None = 0.7,
+        stage_nms: tuple[float, float] | None = (0.7, 0.8),
+        second_look: float | None = 0.1,
         levels_per_octave: int = 3,
         response_pool: int = 2,
         max_proposals: int = 3000,
@@ -200,13 +185,11 @@ class Cascade(Module):
         self.deltas_mean = np.zeros((3, 4), np.float32)  # one row a stage, FaceCraft section 4.1
         self.deltas_std = np.ones((3, 4), np.float32)
         self.thresholds = tuple(thresholds)
-        self.nms_threshold, self.stage_nms = nms_threshold, stage_nms
+        self.nms_threshold, self.second_look = nms_threshold, second_look
+        self.stage_nms = None if stage_nms is None else tuple(stage_nms)
         self.levels_per_octave, self.response_pool = levels_per_octave, response_pool
         self.max_proposals = max_proposals
         self.gates, self.loss_weights = tuple(gates), tuple(loss_weights)
-
-    def box_coder(self, stage: int) -> BoxCoder:
-        return BoxCoder(tuple(self.deltas_mean[stage]), tuple(self.deltas_std[stage]))
 
     def normalise(self, pixels: np.ndarray) -> Tensor:
         """(N, H, W, 3), 0 to 255 -> (N, 3, H, W) around 0."""
@@ -219,7 +202,9 @@ class Cascade(Module):
         return features if self.joint else None
 
     def classify(self, stage: int, x: Tensor) -> Prediction:
-        """The prediction of stage 1 (x24) or 2 (x48) alone, for patches x (N, 3, S, S) of that stage's size."""
+        """The prediction of stage 0 to 2 (x12, x24, x48) for patches x (N, 3, S, S) of that stage's size."""
+        if stage == 0:
+            return self.x12.predict(self.x12.features(x))
         shared = None
         if self.joint:  # (N, 16, 1, 1) -> (N, 16)
             shared = flatten(self.x12.features(avg_pool2d(x, SIZES[stage] // SIZES[0])))
@@ -269,99 +254,25 @@ class Cascade(Module):
 
     # ------------------------------------------------------------------------------------- detection
 
+    def fuse(self) -> FusedCascade:
+        """The same detector for speed alone: it computes the same, several times as fast, from today's weights."""
+        return FusedCascade(self)
+
     def detect(
         self, images: Sequence[np.ndarray], min_face: float = 24.0, min_score: float | None = None
     ) -> list[Detections]:
-        """Find faces in images, each (H, W, 3) uint8 RGB.
+        """As Pipeline.detect, by the fused nets."""
+        return self.fuse().detect(images, min_face, min_score)
 
-        min_face: the smallest side to look for, in pixels. min_score: what a face must score in the last
-        stage; None for the model's own threshold.
-        """
-        return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
-
-    def detect_with_report(
-        self, image: np.ndarray, min_face: float = 24.0, min_score: float | None = None
-    ) -> tuple[Detections, list[StageReport]]:
-        """The test pipeline of section 4.3 on one image, with what each stage kept and how long it took."""
-        pyramid = ImagePyramid(image, self.levels_per_octave)
-        boxes, scores, reports = self.survivors(pyramid, min_face, min_score=min_score)
-        start, before = time.perf_counter(), len(boxes)
-        keep = nms(boxes, scores, self.nms_threshold)
-        keep = keep[nms(boxes[keep], scores[keep], 0.7, mode="min")]  # a part inside a larger, better face
-        boxes, scores = clip_to_image(boxes[keep], pyramid.size), scores[keep]
-        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        reports.append(StageReport("nms", before, int(inside.sum()), time.perf_counter() - start))
-        return make_detections(boxes[inside], scores[inside]), reports
-
-    def survivors(
-        self, pyramid: ImagePyramid, min_face: float, stages: int = 3, min_score: float | None = None
-    ) -> tuple[np.ndarray, np.ndarray, list[StageReport]]:
-        """The boxes (N, 4) and scores (N,) that pass the first `stages` stages, before the final NMS."""
-        start = time.perf_counter()
-        boxes, scores, windows = self.propose(pyramid, min_face)
-        reports = [StageReport("x12", windows, len(boxes), time.perf_counter() - start)]
-        for stage in range(1, stages):
-            start, before = time.perf_counter(), len(boxes)
-            if self.stage_nms is not None:
-                boxes = boxes[nms(boxes, scores, self.stage_nms)]
-            threshold = min_score if stage == 2 and min_score is not None else self.thresholds[stage]
-            boxes, scores = self.refine(pyramid, boxes, stage, threshold)
-            reports.append(StageReport(f"x{SIZES[stage]}", before, len(boxes), time.perf_counter() - start))
-        return boxes, scores, reports
-
-    def propose(self, pyramid: ImagePyramid, min_face: float) -> tuple[np.ndarray, np.ndarray, int]:
-        """Stage one: slide x12 over every level. Returns boxes (N, 4), scores (N,), windows looked at."""
-        if not 4 <= min_face < np.inf:
-            raise ValueError(f"min_face must be a number of pixels, at least 4 (x12 looks at 12), got {min_face}")
-        boxes, scores, windows = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], 0
-        first = pyramid.level_for(min_face, SIZES[0])
-        for k in range(first, pyramid.last_level(SIZES[0]) + 1):
-            face_map, deltas = self.face_map(pyramid.level(k))
-            windows += face_map.size
-            if self.response_pool:
-                face_map = response_map_pool(face_map, self.response_pool)
-            i, j = np.nonzero(face_map)
-            boxes.append(self.map_boxes(pyramid, k, i, j, deltas))
-            scores.append(face_map[i, j])
-        all_boxes, all_scores = np.concatenate(boxes), np.concatenate(scores)
-        best = np.argsort(-all_scores, kind="stable")[: self.max_proposals]
-        return all_boxes[best], all_scores[best], windows
-
-    def face_map(self, level: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """x12 over one level (H, W, 3): P(face) of every window (PH, PW), 0 where not above the threshold,
-        and the deltas (4, PH, PW)."""
+    def look_everywhere(self, pyramid: ImagePyramid, k: int) -> tuple[np.ndarray, np.ndarray]:
         with no_grad():
-            logits, deltas = self.x12.maps(self.x12.features(self.normalise(level[None])))
-        face_map = face_probability(logits.data[0, 0], logits.data[0, 1])
-        face_map[face_map <= self.thresholds[0]] = 0
-        return face_map, deltas.data[0]
+            logits, deltas = self.x12.maps(self.x12.features(self.normalise(pyramid.level(k)[None])))
+        return face_probability(logits.data[0, 0], logits.data[0, 1]), deltas.data[0]
 
-    def map_boxes(
-        self, pyramid: ImagePyramid, k: int, i: np.ndarray, j: np.ndarray, deltas: np.ndarray
-    ) -> np.ndarray:
-        """The refined boxes (N, 4), in the image, of rows i and columns j of level k's map (section 4.3:
-        a point of the map stands for the window whose upper left corner it is)."""
-        corners = np.stack([j, i, j, i], axis=1) * STRIDE + np.array([0, 0, SIZES[0], SIZES[0]])
-        return self.box_coder(0).decode(pyramid.to_image(corners, k), deltas[:, i, j].T)
-
-    def refine(
-        self, pyramid: ImagePyramid, boxes: np.ndarray, stage: int, threshold: float, batch: int = 128
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Stages two and three: look at each box again, larger; drop it or move it.
-
-        boxes (N, 4) -> those whose score exceeds the threshold, refined (R, 4), and their scores (R,).
-        """
-        squares = to_square(boxes)
-        kept, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
-        for first in range(0, len(boxes), batch):
-            part = squares[first : first + batch]
-            with no_grad():
-                prediction = self.classify(stage, self.normalise(pyramid.crop(part, SIZES[stage])))
-            probs = prediction.face_probs()
-            rows = threshold_control(probs, threshold)
-            kept.append(self.box_coder(stage).decode(part[rows], prediction.deltas.data[rows]))
-            scores.append(probs[rows])
-        return np.concatenate(kept), np.concatenate(scores)
+    def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
+        with no_grad():
+            prediction = self.classify(stage, self.normalise(pyramid.crop(squares, SIZES[stage])))
+        return prediction.face_probs(), prediction.deltas.data
 
 
 class SeparateCascade(Cascade):

@@ -7,8 +7,9 @@ import numpy as np
 from minidetect.autograd.tensor import Tensor
 from minidetect.nn.init import he_normal, normal
 from minidetect.nn.module import Module
-from minidetect.ops.activation import prelu
+from minidetect.ops.activation import leaky_relu, prelu, relu
 from minidetect.ops.conv import conv2d
+from minidetect.ops.elementwise import mul
 from minidetect.ops.linear import linear
 
 
@@ -46,11 +47,46 @@ class Linear(Module):
         return linear(x, self.weight, self.bias)
 
 
+class ReLU(Module):
+    """max(x, 0)"""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return relu(x)
+
+
+class LeakyReLU(Module):
+    """x where positive, slope * x elsewhere; the slope is fixed."""
+
+    def __init__(self, slope: float = 0.01) -> None:
+        self.slope = slope
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return leaky_relu(x, self.slope)
+
+
 class PReLU(Module):
-    """A learned slope per channel for negative inputs, 0.25 at the start (He et al. 2015)."""
+    """A learned slope for negative inputs, 0.25 at the start (He et al. 2015).
+
+    channels: one slope a channel; 1 for a single slope that all channels share.
+    """
 
     def __init__(self, channels: int) -> None:
         self.slope = parameter(np.full(channels, 0.25, np.float32))
 
     def __call__(self, x: Tensor) -> Tensor:
-        return prelu(x, self.slope)
+        slope = self.slope
+        if slope.size == 1 and x.shape[1] != 1:  # as a product, so that its gradient is the sum over channels
+            slope = mul(slope, np.ones(x.shape[1], x.dtype))
+        return prelu(x, slope)
+
+
+class Sequential(Module):
+    """Layers one after the other."""
+
+    def __init__(self, *layers: Module) -> None:
+        self.layers = list(layers)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x

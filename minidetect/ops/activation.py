@@ -9,31 +9,39 @@ import numpy as np
 
 from minidetect.autograd.tensor import Function, Tensor
 from minidetect.kernels.prelu import prelu_backward, prelu_forward
+from minidetect.kernels.relu import relu_backward, relu_forward
+from minidetect.kernels.softmax import (
+    log_softmax_backward,
+    log_softmax_forward,
+    softmax_backward,
+    softmax_forward,
+)
 
 
 class ReLU(Function):
     """max(x, 0); at the kink x = 0 the gradient is 0."""
 
     def forward(self, x):
-        self.y = np.maximum(x, 0)
+        self.y = relu_forward(x)
         return self.y
 
     def backward(self, gy):
-        return (gy * (self.y > 0),)
+        return (relu_backward(gy, self.y),)
 
 
 class LeakyReLU(Function):
-    """x where positive, slope * x elsewhere, for a fixed slope."""
+    """x where positive, slope * x elsewhere, for a fixed slope: the PReLU of a single channel."""
 
     def __init__(self, slope: float) -> None:
         self.slope = slope
 
     def forward(self, x):
-        self.factor = np.where(x > 0, 1, self.slope).astype(x.dtype)
-        return x * self.factor
+        self.x = x.reshape(1, 1, x.size)
+        return prelu_forward(self.x, np.full(1, self.slope, x.dtype)).reshape(x.shape)
 
     def backward(self, gy):
-        return (gy * self.factor,)
+        gx, _ = prelu_backward(gy.reshape(self.x.shape), self.x, np.full(1, self.slope, gy.dtype))
+        return (gx.reshape(gy.shape),)
 
 
 class PReLU(Function):
@@ -70,12 +78,11 @@ class Softmax(Function):
         self.axis = axis
 
     def forward(self, x):
-        e = np.exp(x - x.max(axis=self.axis, keepdims=True))  # shifted so that exp cannot overflow
-        self.y = e / e.sum(axis=self.axis, keepdims=True)
+        self.y = softmax_forward(x, self.axis)
         return self.y
 
     def backward(self, gy):
-        return (self.y * (gy - (gy * self.y).sum(axis=self.axis, keepdims=True)),)
+        return (softmax_backward(gy, self.y, self.axis),)
 
 
 class LogSoftmax(Function):
@@ -88,12 +95,11 @@ class LogSoftmax(Function):
         self.axis = axis
 
     def forward(self, x):
-        shifted = x - x.max(axis=self.axis, keepdims=True)
-        self.y = shifted - np.log(np.exp(shifted).sum(axis=self.axis, keepdims=True))
+        self.y = log_softmax_forward(x, self.axis)
         return self.y
 
     def backward(self, gy):
-        return (gy - np.exp(self.y) * gy.sum(axis=self.axis, keepdims=True),)
+        return (log_softmax_backward(gy, self.y, self.axis),)
 
 
 def relu(x: Tensor) -> Tensor:

@@ -20,7 +20,8 @@ class MaxPool2d(Function):
 
     def backward(self, gy):
         """Each output returns its gradient to the pixel that won; a pixel may win several windows."""
-        return (kernels.max_pool_backward(gy, self.argmax, self.x_shape),)
+        kernel, stride = self.settings[:2]
+        return (kernels.max_pool_backward(gy, self.argmax, self.x_shape, overlap=stride < kernel),)
 
 
 class AvgPool2d(Function):

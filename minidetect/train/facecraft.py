@@ -149,14 +149,13 @@ class FaceCraftRun:
         name = ("mined24", "mined48", "mined")[stages - 1]
 
         def run() -> tuple[Pool, Pool]:
-            before, cascade.thresholds = cascade.thresholds, self.recipe.mining_thresholds[stages - 1]
+            pipeline = cascade.fuse()
+            pipeline.thresholds = self.recipe.mining_thresholds[stages - 1]
+            pipeline.second_look, pipeline.stage_nms = None, (0.7, 0.7)  # whatever spares time would hide negatives
             most = self.recipe.mined_per_photo[stages - 1]
             photos, rng = self.photos(), self.rng(name)
             chosen = rng.permutation(len(photos))[: self.recipe.mining_photos[stages - 1]]
-            try:
-                return mine(cascade, [photos[i] for i in chosen], stages, rng, most, min_face=self.recipe.min_face)
-            finally:
-                cascade.thresholds = before
+            return mine(pipeline, [photos[i] for i in chosen], stages, rng, most, min_face=self.recipe.min_face)
 
         positives, negatives = self.cached(name, run)
         if len(negatives.patches) == 0:

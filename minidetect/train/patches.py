@@ -25,7 +25,7 @@ from minidetect.detection.pyramid import ImagePyramid
 from minidetect.detection.sampler import sliding_windows
 from minidetect.detection.structures import Target, make_target
 from minidetect.kernels.iou import iou_matrix
-from minidetect.models.facecraft import Cascade
+from minidetect.models.facecraft_pipeline import Pipeline
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 PATCH = 48
@@ -202,7 +202,7 @@ def collect(
 
 
 def mine(
-    cascade: Cascade,
+    cascade: Pipeline,
     photos: Sequence[Photo],
     stages: int,
     rng: np.random.Generator,

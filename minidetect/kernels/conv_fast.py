@@ -1,0 +1,121 @@
+"""The fast ways to convolve (float32), and which of them suits a shape.
+
+    lanes     a batch of small images                              conv_lanes.py
+    points    3 or 5 rows of taps over enough channels, stride 1   conv_points.py, a half of the multiplications
+    rows      everything else                                      conv_tile.py
+
+All three compute `sum over c, t of w[o, c, t] * x[n, c, i*S + dy[t], j*S + dx[t]]`, so they serve the forward
+pass and the input gradient alike. Their results differ by rounding only.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidetect.kernels.conv_lanes import convolve_lanes
+from minidetect.kernels.conv_points import convolve_points, pack_points, suits_points
+from minidetect.kernels.conv_tile import (
+    Geometry,
+    Taps,
+    band_rows,
+    convolve_rows,
+    forward_taps,
+    input_gradient_taps,
+    pack_filters,
+)  # fmt: skip
+from minidetect.kernels.simd import LANES
+
+
+def use_lanes(images: int, g: Geometry) -> bool:
+    """Lanes where they are better filled than a vector that runs over the rows of a map."""
+    filled_lanes = images / (-(-images // LANES) * LANES)
+    positions = (g.out_h - 1) * (g.out_w + g.halo_w) + g.out_w
+    filled_rows = g.out_h * g.out_w / (-(-positions // LANES) * LANES)
+    return filled_lanes > 0.9 * filled_rows
+
+
+class Weights:
+    """Weights (O, C, KH, KW), or turned as pack_filters has it, put in the order that a way needs when it needs it.
+
+    bias, slope: (O,) or None, see pack_filters.
+    """
+
+    def __init__(
+        self, w: np.ndarray, bias: np.ndarray | None = None, slope: np.ndarray | None = None, turned: bool = False
+    ) -> None:
+        self.w, self.bias, self.slope, self.turned = w, bias, slope, turned
+        self.filters, self.points = None, None
+
+    def convolve(
+        self, x: np.ndarray, taps: Taps, y: np.ndarray, residual: np.ndarray | None = None,
+        last_slope: np.ndarray | None = None,
+    ) -> None:
+        """x (N, C, H, W), contiguous -> y (N, O, PH, PW): act(sums + bias), or act(act(sums + bias) + residual).
+
+        The second activation, with a residual only, has slopes last_slope (O,), None for no activation. The
+        taps may differ between calls in where they lie, not in which they are.
+        """
+        if self.filters is None:
+            self.filters = pack_filters(self.w, taps, self.bias, self.slope, self.turned)
+        g, (widths, _, bias, slope) = taps.geometry, self.filters
+        last = np.ones(len(bias), np.float32) if last_slope is None else last_slope
+        if use_lanes(len(x), g):
+            convolve_lanes(x, g, taps.row, taps.column, self.filters, y)
+            if residual is not None:
+                y += residual
+                if last_slope is not None:
+                    np.copyto(y, last[:, None, None] * y, where=~(y > 0))
+        elif suits_points(x.shape[1], y.shape[1], taps):
+            if self.points is None:
+                self.points = pack_points(self.w, taps, self.turned)
+            convolve_points(x, taps, self.points, widths, bias, slope, residual, last, y)
+        else:
+            has = residual is not None
+            band = band_rows(x.shape[1], g)
+            convolve_rows(x, g, taps.row, taps.column, band, self.filters, has, residual if has else y, last, y)
+
+
+def forward(
+    x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: int, padding: int, dilation: int, y: np.ndarray,
+    slope: np.ndarray | None = None, residual: np.ndarray | None = None, activate_last: bool = False,
+) -> None:
+    """x (N, C, H, W), w (O, C, KH, KW), b (O,) -> y (N, O, PH, PW); see conv2d_forward."""
+    taps = forward_taps(*w.shape[2:], stride, padding, dilation, *y.shape[2:])
+    last = activate_last and residual is not None
+    Weights(w, b, None if last else slope).convolve(x, taps, y, residual, slope if last else None)
+
+
+def input_gradient(
+    gy: np.ndarray, w: np.ndarray, stride: int, padding: int, dilation: int, gx: np.ndarray
+) -> None:
+    """gy (N, O, PH, PW), w (O, C, KH, KW) -> gx (N, C, H, W)."""
+    for a in range(min(stride, gx.shape[2])):
+        for b in range(min(stride, gx.shape[3])):
+            taps = input_gradient_taps(*w.shape[2:], stride, padding, dilation, a, b, *gx.shape[2:])
+            target = gx[:, :, a::stride, b::stride]
+            if taps is None:  # pixels that the stride steps over
+                target[...] = 0
+                continue
+            part = gx if stride == 1 else np.empty(target.shape, np.float32)
+            Weights(w, turned=True).convolve(gy, taps, part)
+            if stride > 1:
+                target[...] = part
+
+
+class PackedConvolution:
+    """A convolution whose weights are put in order once, for inference: unpadded, stride 1, activation included.
+
+    w (O, C, KH, KW), b (O,), slope (O,): of negative values. All are copied.
+    """
+
+    def __init__(self, w: np.ndarray, b: np.ndarray, slope: np.ndarray) -> None:
+        self.weights = Weights(w.copy(), b.copy(), slope.copy())
+
+    def __call__(self, x: np.ndarray) -> np.ndarray:
+        """x (N, C, H, W) float32, contiguous -> (N, O, H - KH + 1, W - KW + 1)."""
+        filters, _, *kernel = self.weights.w.shape
+        out = [n - k + 1 for n, k in zip(x.shape[2:], kernel, strict=True)]
+        y = np.empty((len(x), filters, *out), np.float32)
+        if y.size:
+            self.weights.convolve(x, forward_taps(*kernel, 1, 0, 1, *out), y)
+        return y

@@ -1,0 +1,173 @@
+"""FaceCraft's test pipeline (section 4.3): a pyramid of windows, three looks at what is left, suppression.
+
+`Pipeline` knows boxes, thresholds and levels, but no network: it asks `look_everywhere` and `look_again`, which
+facecraft.py answers through the autograd (to be read, and to be trained) and facecraft_fused.py for speed.
+
+Left out: the paper's own fast version of the test pipeline beyond what its section 6.5 describes.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from minidetect.detection.box_coder import BoxCoder
+from minidetect.detection.boxes import clip_to_image, to_square
+from minidetect.detection.pyramid import ImagePyramid
+from minidetect.detection.structures import Detections, make_detections
+from minidetect.kernels.nms import nms
+from minidetect.kernels.response_map import response_map_pool
+from minidetect.ops.threshold import threshold_control
+
+SIZES = (12, 24, 48)
+STRIDE = 2  # of x12 over a pyramid level, from its one 2x2 pooling
+
+
+class StageReport(NamedTuple):
+    """What one stage of the test pipeline did to one image."""
+
+    stage: str
+    boxes_in: int
+    boxes_out: int
+    seconds: float
+
+
+def face_probability(background: np.ndarray, face: np.ndarray) -> np.ndarray:
+    """P(face) from two logits of any shape: their softmax is the sigmoid of the difference."""
+    return 0.5 * (np.tanh(0.5 * (face - background)) + 1)
+
+
+class Pipeline:
+    """What every form of the cascade does with an image. The settings are described in facecraft.Cascade."""
+
+    thresholds: tuple[float, float, float]
+    nms_threshold: float
+    stage_nms: tuple[float, float] | None
+    second_look: float | None
+    levels_per_octave: int
+    response_pool: int
+    max_proposals: int
+    deltas_mean: np.ndarray
+    deltas_std: np.ndarray
+    batch = 128  # patches at a time: a bound on memory
+
+    def look_everywhere(self, pyramid: ImagePyramid, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """x12 over level k: P(face) of every window (PH, PW), and the deltas (4, PH, PW)."""
+        raise NotImplementedError
+
+    def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
+        """Stage 0 to 2 (x12, x24, x48) at squares (N, 4): P(face) (N,) and the deltas (N, 4)."""
+        raise NotImplementedError
+
+    def box_coder(self, stage: int) -> BoxCoder:
+        return BoxCoder(tuple(self.deltas_mean[stage]), tuple(self.deltas_std[stage]))
+
+    def detect(
+        self, images: Sequence[np.ndarray], min_face: float = 24.0, min_score: float | None = None
+    ) -> list[Detections]:
+        """Find faces in images, each (H, W, 3) uint8 RGB.
+
+        min_face: the smallest side to look for, in pixels. min_score: what a face must score in the last
+        stage; None for the model's own threshold.
+        """
+        return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
+
+    def detect_with_report(
+        self, image: np.ndarray, min_face: float = 24.0, min_score: float | None = None
+    ) -> tuple[Detections, list[StageReport]]:
+        """The test pipeline of section 4.3 on one image, with what each stage kept and how long it took."""
+        pyramid = ImagePyramid(image, self.levels_per_octave)
+        boxes, scores, reports = self.survivors(pyramid, min_face, min_score=min_score)
+        start, before = time.perf_counter(), len(boxes)
+        keep = nms(boxes, scores, self.nms_threshold)
+        keep = keep[nms(boxes[keep], scores[keep], 0.7, mode="min")]  # a part inside a larger, better face
+        boxes, scores = clip_to_image(boxes[keep], pyramid.size), scores[keep]
+        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
+        reports.append(StageReport("nms", before, int(inside.sum()), time.perf_counter() - start))
+        return make_detections(boxes[inside], scores[inside]), reports
+
+    def survivors(
+        self, pyramid: ImagePyramid, min_face: float, stages: int = 3, min_score: float | None = None
+    ) -> tuple[np.ndarray, np.ndarray, list[StageReport]]:
+        """The boxes (N, 4) and scores (N,) that pass the first `stages` stages, before the final NMS."""
+        start = time.perf_counter()
+        boxes, scores, windows = self.propose(pyramid, min_face)
+        reports = [StageReport("x12", windows, len(boxes), time.perf_counter() - start)]
+        for stage in range(1, stages):
+            start, before = time.perf_counter(), len(boxes)
+            if self.stage_nms is not None:
+                boxes = boxes[nms(boxes, scores, self.stage_nms[stage - 1])]
+            if stage == 1 and self.second_look is not None:
+                boxes = boxes[self.worth_a_look(pyramid, boxes)]
+            threshold = min_score if stage == 2 and min_score is not None else self.thresholds[stage]
+            boxes, scores = self.refine(pyramid, boxes, stage, threshold)
+            reports.append(StageReport(f"x{SIZES[stage]}", before, len(boxes), time.perf_counter() - start))
+        return boxes, scores, reports
+
+    def propose(self, pyramid: ImagePyramid, min_face: float) -> tuple[np.ndarray, np.ndarray, int]:
+        """Stage one: slide x12 over every level. Returns boxes (N, 4), scores (N,), windows looked at."""
+        if not 4 <= min_face < np.inf:
+            raise ValueError(f"min_face must be a number of pixels, at least 4 (x12 looks at 12), got {min_face}")
+        scores, deltas, corners, levels, windows = [], [], [], [], 0
+        for k in range(pyramid.level_for(min_face, SIZES[0]), pyramid.last_level(SIZES[0]) + 1):
+            face_map, delta_map = self.face_map(pyramid, k)
+            windows += face_map.size
+            if self.response_pool:
+                face_map = response_map_pool(face_map, self.response_pool)
+            i, j = np.nonzero(face_map)
+            scores.append(face_map[i, j])
+            deltas.append(delta_map[:, i, j].T)
+            corners.append(np.stack([i, j], axis=1))
+            levels.append(np.full(len(i), k))
+        if not scores:  # the image is smaller than the smallest window
+            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0
+        all_scores = np.concatenate(scores)
+        best = np.argsort(-all_scores, kind="stable")[: self.max_proposals]
+        boxes = self.map_boxes(pyramid, *(np.concatenate(a)[best] for a in (levels, corners, deltas)))
+        return boxes, all_scores[best], windows
+
+    def face_map(self, pyramid: ImagePyramid, k: int) -> tuple[np.ndarray, np.ndarray]:
+        """`look_everywhere`, with 0 in place of the probabilities (PH, PW) that are not above the threshold."""
+        face_map, deltas = self.look_everywhere(pyramid, k)
+        face_map[face_map <= self.thresholds[0]] = 0
+        return face_map, deltas
+
+    def map_boxes(
+        self, pyramid: ImagePyramid, levels: np.ndarray, corners: np.ndarray, deltas: np.ndarray
+    ) -> np.ndarray:
+        """The refined boxes (N, 4), in the image, of points of the levels' maps.
+
+        levels (N,); corners (N, 2), row and column in its level's map; deltas (N, 4). Section 4.3: a point of
+        the map stands for the window whose upper left corner it is.
+        """
+        upper_left = corners[:, ::-1] * STRIDE
+        windows = np.concatenate([upper_left, upper_left + SIZES[0]], axis=1)
+        return self.box_coder(0).decode(pyramid.to_image(windows, levels), deltas)
+
+    def refine(
+        self, pyramid: ImagePyramid, boxes: np.ndarray, stage: int, threshold: float
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Stages two and three: look at each box again, larger; drop it or move it.
+
+        boxes (N, 4) -> those whose score exceeds the threshold, refined (R, 4), and their scores (R,).
+        """
+        squares = to_square(boxes)
+        kept, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
+        for first in range(0, len(boxes), self.batch):
+            part = squares[first : first + self.batch]
+            probs, deltas = self.look_again(pyramid, part, stage)
+            rows = threshold_control(probs, threshold)
+            kept.append(self.box_coder(stage).decode(part[rows], deltas[rows]))
+            scores.append(probs[rows])
+        return np.concatenate(kept), np.concatenate(scores)
+
+    def worth_a_look(self, pyramid: ImagePyramid, boxes: np.ndarray) -> np.ndarray:
+        """Which boxes (N, 4) x12 still takes for a face where its own regression has put them, (R,) indices."""
+        rows = [np.zeros(0, np.int64)]
+        for first in range(0, len(boxes), self.batch):
+            probs, _ = self.look_again(pyramid, to_square(boxes[first : first + self.batch]), 0)
+            rows.append(first + threshold_control(probs, self.second_look))
+        return np.concatenate(rows)

@@ -1,0 +1,158 @@
+"""The register tiles against the plain loops of kernels/conv.py, for every layout, width and setting."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minidetect.kernels import conv_fast, conv_points, conv_tile, conv_tile_weights
+from minidetect.kernels.conv import conv2d_backward, conv2d_forward, output_size
+from minidetect.kernels.simd import LANES
+
+if LANES == 1:
+    pytest.skip("no vector unit known on this machine: only the plain loops run", allow_module_level=True)
+
+LAYOUTS = ("rows", "lanes", "points")
+
+
+def use_layout(monkeypatch, layout: str) -> None:
+    for module in (conv_fast, conv_tile_weights):
+        monkeypatch.setattr(module, "use_lanes", lambda images, g: layout == "lanes")
+    usual = conv_points.suits_points
+    monkeypatch.setattr(conv_fast, "suits_points", lambda *a: layout == "points" and usual(*a))
+
+
+def problem(rng, images, channels, filters, height, width, kernel, stride, padding, dilation):
+    x = rng.standard_normal((images, channels, height, width)).astype(np.float32)
+    w = rng.standard_normal((filters, channels, *kernel)).astype(np.float32)
+    out = [output_size(n, k, stride, padding, dilation) for n, k in zip((height, width), kernel, strict=True)]
+    gy = rng.standard_normal((images, filters, *out)).astype(np.float32)
+    return x, w, gy, (stride, padding, dilation, 1)
+
+
+def check(x, w, gy, where) -> None:
+    """float32 through the tiles, float64 through the plain loops: equal but for rounding."""
+    wide = [a.astype(np.float64) for a in (x, w, gy)]
+    bias = np.linspace(-1, 1, len(w))
+    y, exact = conv2d_forward(x, w, bias.astype(np.float32), *where), conv2d_forward(*wide[:2], bias, *where)
+    assert y.dtype == np.float32 and exact.dtype == np.float64
+    gradients, exact_gradients = conv2d_backward(gy, x, w, *where), conv2d_backward(wide[2], *wide[:2], *where)
+    for name, ours, truth in zip(("y", "gx", "gw"), (y, *gradients), (exact, *exact_gradients), strict=True):
+        np.testing.assert_allclose(ours, truth, rtol=2e-4, atol=2e-5 * np.abs(truth).max() + 1e-6, err_msg=name)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize(
+    "shape",
+    [
+        (1, 3, 16, 40, 53, (3, 3), 1, 0, 1),  # a stem over a picture
+        (1, 16, 16, 21, 67, (5, 5), 1, 0, 1),
+        (1, 64, 32, 33, 31, (1, 1), 1, 0, 1),
+        (2, 3, 28, 47, 45, (3, 3), 2, 1, 1),  # 28 = 8 + 8 + 8 + 2 + 2
+        (1, 10, 1, 9, 50, (3, 3), 1, 1, 1),
+        (2, 32, 21, 18, 33, (3, 3), 1, 1, 1),  # by points, with a group of rows that is not full
+        (1, 33, 16, 9, 17, (5, 3), 1, 2, 1),
+        (1, 5, 6, 23, 24, (7, 7), 2, 3, 1),
+        (2, 4, 9, 30, 17, (3, 3), 1, 4, 4),
+        (1, 8, 8, 20, 20, (1, 1), 2, 0, 1),  # a stride that steps over pixels
+        (130, 3, 32, 24, 24, (3, 3), 1, 0, 1),  # patches; 130 leaves two over
+        (128, 48, 64, 4, 4, (2, 2), 1, 0, 1),
+        (256, 1, 10, 3, 3, (3, 3), 1, 1, 1),
+        (40, 6, 5, 1, 1, (1, 1), 1, 0, 1),
+        (17, 3, 4, 9, 8, (3, 2), 3, 2, 2),
+    ],
+)
+def test_shapes_of_the_models(monkeypatch, layout, shape):
+    use_layout(monkeypatch, layout)
+    check(*problem(np.random.default_rng(0), *shape))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    st.integers(0, 10**6), st.integers(1, 20), st.integers(1, 5), st.integers(1, 11), st.integers(1, 14),
+    st.integers(1, 40), st.integers(1, 4), st.integers(1, 4), st.integers(1, 3), st.integers(0, 4), st.integers(1, 3),
+    st.sampled_from(LAYOUTS),
+)
+def test_any_setting(
+    seed, images, channels, filters, height, width, kernel_h, kernel_w, stride, padding, dilation, layout
+):
+    height = max(height, (kernel_h - 1) * dilation + 1 - 2 * padding)
+    width = max(width, (kernel_w - 1) * dilation + 1 - 2 * padding)
+    shape = (images, channels, filters, height, width, (kernel_h, kernel_w), stride, padding, dilation)
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        use_layout(monkeypatch, layout)
+        check(*problem(np.random.default_rng(seed), *shape))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_several_bands_and_chunks(monkeypatch, layout):
+    """Tasks of a row or of one block of lanes each meet at their borders."""
+    use_layout(monkeypatch, layout)
+    monkeypatch.setattr(conv_tile, "BAND_FLOATS", 1)
+    monkeypatch.setattr(conv_tile_weights, "PACKED_FLOATS", 1)
+    check(*problem(np.random.default_rng(1), 67, 3, 5, 13, 12, (3, 3), 1, 1, 1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_wrong_tap_is_seen(monkeypatch, layout):
+    use_layout(monkeypatch, layout)
+    right = conv_fast.forward_taps
+
+    def one_column_off(*settings):
+        taps = right(*settings)
+        return taps._replace(geometry=taps.geometry._replace(first_x=taps.geometry.first_x + 1))
+
+    monkeypatch.setattr(conv_fast, "forward_taps", one_column_off)
+    with pytest.raises(AssertionError, match="y"):
+        check(*problem(np.random.default_rng(2), 16, 3, 4, 9, 9, (3, 3), 1, 1, 1))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("activate_last", [False, True])
+@pytest.mark.parametrize("groups", [1, 2])
+def test_what_follows_a_convolution(monkeypatch, layout, dtype, activate_last, groups):
+    use_layout(monkeypatch, layout)
+    rng = np.random.default_rng(3)
+    x, w, b = (rng.standard_normal(s).astype(dtype) for s in ((17, 4, 7, 9), (6, 4 // groups, 3, 3), (6,)))
+    slope, residual = rng.uniform(0, 1, 6).astype(dtype), rng.standard_normal((17, 6, 7, 9)).astype(dtype)
+    plain = conv2d_forward(x, w, b, 1, 1, 1, groups)
+
+    def act(v):
+        return np.where(v > 0, v, slope[:, None, None] * v)
+
+    out = np.empty_like(plain)
+    got = conv2d_forward(x, w, b, 1, 1, 1, groups, slope=slope, out=out)
+    assert got is out
+    np.testing.assert_allclose(out, act(plain), 1e-5, 1e-6)
+    got = conv2d_forward(x, w, b, 1, 1, 1, groups, slope=slope, residual=residual, activate_last=activate_last)
+    expected = act(plain + residual) if activate_last else act(plain) + residual
+    np.testing.assert_allclose(got, expected, 1e-5, 2e-6)
+
+
+def test_nan_stays_visible():
+    x = np.ones((1, 2, 6, 40), np.float32)
+    x[0, 1, 3, 20] = np.nan
+    w = np.ones((8, 2, 3, 3), np.float32)
+    y = conv2d_forward(x, w, None, 1, 1, 1, 1, slope=np.zeros(8, np.float32))
+    assert np.isnan(y[0, :, 2:5, 19:22]).all() and np.isnan(y).sum() == 8 * 9
+
+
+@pytest.mark.parametrize("lanes", [width for width in (1, 4, 8, 16) if width < LANES])
+def test_narrower_vectors(lanes):
+    """The same tests where the machine has less: a process of its own, since the width is fixed at import."""
+    if lanes == 1:
+        test = f"{__file__.replace('test_conv_tile', 'test_ops')}::test_any_convolution"
+    else:
+        test = f"{__file__}::test_shapes_of_the_models"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-rA", "-x", "-p", "no:cacheprovider", test],
+        env=os.environ | {"MINIDETECT_LANES": str(lanes)}, capture_output=True, text=True,
+    )
+    assert done.returncode == 0 and "PASSED" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]

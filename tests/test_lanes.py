@@ -1,0 +1,191 @@
+"""Small nets over patches side by side (kernels/lanes.py, winograd.py) against the layers one by one, and FaceCraft's
+fused cascade against the cascade that it was made from."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minidetect.autograd import Tensor, no_grad
+from minidetect.data.synthetic import draw_crowd
+from minidetect.detection.pyramid import ImagePyramid
+from minidetect.kernels import lanes
+from minidetect.kernels.lanes import Layer, halve, make_stack, run_stack
+from minidetect.kernels.simd import LANES
+from minidetect.kernels.winograd import FILTER_AT_POINTS
+from minidetect.models.facecraft import CVPR15_TABLES, TABLES, JointCascade, SeparateCascade
+from minidetect.reference import nn_ops as slow
+
+
+def to_lanes(x: np.ndarray) -> np.ndarray:
+    """(N, C, S, S) -> (B, C, S, S, LANES), lanes without a patch 0."""
+    blocks = -(-len(x) // LANES)
+    padded = np.zeros((blocks * LANES, *x.shape[1:]), np.float32)
+    padded[: len(x)] = x
+    return np.ascontiguousarray(padded.reshape(blocks, LANES, *x.shape[1:]).transpose(0, 2, 3, 4, 1))
+
+
+def by_layers(x: np.ndarray, layers: list[Layer]) -> np.ndarray:
+    """The slow oracle, float64: (N, C, S, S) -> (N, F)."""
+    x = x.astype(np.float64)
+    for layer in layers:
+        x = slow.conv2d(x, layer.w.astype(np.float64), layer.b.astype(np.float64))
+        x = np.where(x > 0, x, layer.slope * x)
+        if layer.pool:
+            x = slow.max_pool2d(x, layer.pool, 2, 0, layer.pool == 3)
+    return x.reshape(len(x), -1)
+
+
+def layer(rng, channels, filters, kernel, pool=0, slope=0.0) -> Layer:
+    w = rng.standard_normal((filters, channels, kernel, kernel)) / np.sqrt(channels * kernel**2)
+    return Layer(w.astype(np.float32), rng.standard_normal(filters).astype(np.float32), slope, pool)
+
+
+def in_lanes(x: np.ndarray, layers: list[Layer]) -> np.ndarray:
+    filters = len(layers[-1].w)
+    y = np.full((-(-len(x) // LANES), filters * LANES), np.nan, np.float32)
+    run_stack(make_stack(layers, x.shape[2]), to_lanes(x), x.shape[2], y)
+    # (B, F*LANES) -> (B, F, LANES) -> (B, LANES, F) -> (N, F)
+    return y.reshape(len(y), filters, LANES).transpose(0, 2, 1).reshape(len(y) * LANES, filters)[: len(x)]
+
+
+def random_stack(rng, side: int, widths: list[int], slope: float) -> list[Layer]:
+    """Layers with any kernel and pooling that fit, the last as large as its map."""
+    layers, channels = [], 3
+    for filters in widths:
+        kernel = int(rng.integers(1, min(side, 5) + 1))
+        pool = int(rng.choice([0, 2, 3]))
+        if side - kernel + 1 < max(pool, 1):
+            pool = 0
+        layers.append(layer(rng, channels, filters, kernel, pool, slope))
+        channels, side = filters, lanes.pooled_side(side - kernel + 1, pool)
+    return [*layers, layer(rng, channels, 6, side, slope=1.0)]
+
+
+@settings(deadline=None, max_examples=40)
+@given(
+    st.integers(0, 10**6), st.integers(1, 3 * LANES + 2), st.integers(1, 17), st.lists(st.integers(1, 40), max_size=3),
+    st.sampled_from([0.0, 0.25, 1.0]),
+)
+def test_any_stack(seed, patches, side, widths, slope):
+    rng = np.random.default_rng(seed)
+    x = rng.standard_normal((patches, 3, side, side)).astype(np.float32)
+    layers = random_stack(rng, side, widths, slope)
+    np.testing.assert_allclose(in_lanes(x, layers), by_layers(x, layers), rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("side", range(4, 14))
+@pytest.mark.parametrize("pool", [0, 2, 3])
+def test_winograd_on_every_side(rng, side, pool):
+    """Tiles of three that fit, or hang over the border by one or two; 16 channels are enough to use them."""
+    if side - 2 < pool:
+        pytest.skip("the window is larger than the map")
+    x = rng.standard_normal((5, 16, side, side)).astype(np.float32)
+    first = layer(rng, 16, 11, 3, pool)
+    stack = make_stack([first], side)
+    assert stack.table[0, 6] == 1
+    last = lanes.pooled_side(side - 2, pool)
+    layers = [first, layer(rng, 11, 4, last, slope=1.0)]
+    np.testing.assert_allclose(in_lanes(x, layers), by_layers(x, layers), rtol=1e-3, atol=5e-5)
+
+
+def test_winograds_points_by_hand():
+    """One line: pixels 1 2 3 4 5, filter 1 0 2 -> 1*1 + 2*3, 1*2 + 2*4, 1*3 + 2*5 = 7, 10, 13."""
+    at_points = FILTER_AT_POINTS @ [1, 0, 2]
+    np.testing.assert_allclose(at_points, [0.5, -1.5, -0.5, 1.5, 2])
+    a, b, c, d, e = 1, 2, 3, 4, 5
+    pixels = np.array([2 * a - b - 2 * c + d, d - 2 * b - c, 2 * b - 3 * c + d, d - b, 2 * b - c - 2 * d + e])
+    p = at_points * pixels
+    outputs = [p[0] + p[1] + p[2] + p[3], p[1] - p[2] + 2 * p[3], p[1] + p[2] + 4 * p[3] + p[4]]
+    np.testing.assert_allclose(outputs, [7, 10, 13])
+
+
+def test_a_nan_stays_with_its_patch(rng):
+    x = rng.standard_normal((LANES + 3, 3, 12, 12)).astype(np.float32)
+    x[LANES + 1, 1, 5, 5] = np.nan
+    layers = [layer(rng, 3, 16, 3, 2), layer(rng, 16, 16, 5), layer(rng, 16, 6, 1, slope=1.0)]
+    y = in_lanes(x, layers)
+    assert np.isnan(y[LANES + 1]).all() and not np.isnan(np.delete(y, LANES + 1, axis=0)).any()
+
+
+def test_no_patches(rng):
+    assert in_lanes(np.zeros((0, 3, 8, 8), np.float32), [layer(rng, 3, 4, 3), layer(rng, 4, 2, 6)]).shape == (0, 2)
+
+
+def test_halve(rng):
+    x = rng.standard_normal((5, 3, 8, 8)).astype(np.float32)
+    packed = to_lanes(x).reshape(1, -1)
+    y = np.empty((1, packed.size // 4), np.float32)
+    halve(packed, 8, y)
+    expected = to_lanes(x.reshape(5, 3, 4, 2, 4, 2).mean(axis=(3, 5)))
+    np.testing.assert_allclose(y.reshape(expected.shape), expected, atol=1e-6)
+
+
+# ---------------------------------------------------------------------------------------- FaceCraft, fused
+
+
+@pytest.fixture(scope="module")
+def photo() -> np.ndarray:
+    return draw_crowd(size=(120, 160)).image
+
+
+@pytest.mark.parametrize("kind", [SeparateCascade, JointCascade])
+@pytest.mark.parametrize("tables", [TABLES, CVPR15_TABLES], ids=["own tables", "CVPR15 tables"])
+def test_fused_nets_say_the_same(kind, tables, photo, rng):
+    cascade = kind(rng, tables)
+    for p in cascade.parameters():  # biases that do something
+        p.data += rng.standard_normal(p.shape).astype(np.float32) * 0.02
+    fused, pyramid = cascade.fuse(), ImagePyramid(photo, 3)
+    for k in (0, 3, 4):
+        for ours, theirs in zip(fused.look_everywhere(pyramid, k), cascade.look_everywhere(pyramid, k), strict=True):
+            np.testing.assert_allclose(ours, theirs, atol=2e-5)
+    corners = rng.uniform(-10, 100, (37, 2))
+    squares = np.concatenate([corners, corners + rng.uniform(8, 60, (37, 1))], axis=1).astype(np.float32)
+    for stage in range(3):
+        for ours, theirs in zip(
+            fused.look_again(pyramid, squares, stage), cascade.look_again(pyramid, squares, stage), strict=True
+        ):
+            assert ours.shape == theirs.shape
+            np.testing.assert_allclose(ours, theirs, atol=5e-5)
+
+
+def test_fused_weights_are_a_copy(photo, rng):
+    cascade = JointCascade(rng)
+    fused, pyramid = cascade.fuse(), ImagePyramid(photo, 3)
+    before = fused.look_everywhere(pyramid, 3)[0]
+    for p in cascade.parameters():
+        p.data += 1
+    np.testing.assert_array_equal(fused.look_everywhere(pyramid, 3)[0], before)
+    assert np.abs(cascade.fuse().look_everywhere(pyramid, 3)[0] - before).max() > 1e-3
+
+
+def test_the_second_look_drops_windows_by_their_new_place(photo, rng):
+    """x12's score of the moved window decides, not that of the one it came from."""
+    cascade = JointCascade(rng, second_look=0.5)
+    pyramid = ImagePyramid(photo, 3)
+    boxes = cascade.propose(pyramid, 24)[0][:60]
+    with no_grad():
+        x = cascade.normalise(pyramid.crop(boxes_to_squares(boxes), 12))
+        probs = cascade.x12.predict(cascade.x12.features(x)).face_probs()
+    for pipeline in (cascade, cascade.fuse()):
+        pipeline.second_look = float(np.median(probs))
+        np.testing.assert_array_equal(pipeline.worth_a_look(pyramid, boxes), np.flatnonzero(probs > np.median(probs)))
+    assert len(cascade.worth_a_look(pyramid, np.zeros((0, 4), np.float32))) == 0
+
+
+def boxes_to_squares(boxes: np.ndarray) -> np.ndarray:
+    centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
+    return np.concatenate([centre - side / 2, centre + side / 2], axis=1).astype(np.float32)
+
+
+def test_tensors_and_lanes_agree_on_a_patch(rng):
+    """The whole third branch on one patch, without the pyramid."""
+    cascade = JointCascade(rng)
+    x = rng.standard_normal((1, 3, 48, 48)).astype(np.float32)
+    fused = cascade.fuse()
+    features = fused.features(to_lanes(x).reshape(1, -1), 2).reshape(-1, LANES)[:, 0]
+    with no_grad():
+        deep12 = cascade.x12.features(Tensor(x.reshape(1, 3, 12, 4, 12, 4).mean(axis=(3, 5))))
+    np.testing.assert_allclose(features[-16:], deep12.data.ravel(), atol=1e-5)
