@@ -18,6 +18,7 @@ README = Path(__file__).resolve().parents[1] / "README.md"
 BEGIN, END = "<!-- benchmarks: written by benchmarks/table.py -->", "<!-- /benchmarks -->"
 OURS = "minidetect"
 NAMES = {"torch": "PyTorch", "onnxruntime": "ONNX Runtime", "opencv": "OpenCV", "fastest": "the fastest"}
+NAMES |= {"torch, norms folded": "PyTorch (norms folded)", f"{OURS}, not fused": "not fused"}
 
 
 def tables(documents: Sequence[Mapping]) -> str:

@@ -19,7 +19,7 @@ from __future__ import annotations
 import numpy as np
 
 import minidetect.kernels.conv_fast as conv_fast
-from minidetect.kernels.conv_tile_weights import weight_gradient
+import minidetect.kernels.conv_tile_weights as conv_tile_weights
 from minidetect.kernels.depthwise import depthwise_backward, depthwise_forward
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
 from minidetect.kernels.simd import LANES
@@ -100,6 +100,9 @@ def _weight_gradient(gy, x, stride, padding, dilation, gw):
 
 # ------------------------------------------------------------------------------------------- entry points
 
+# Of a 1x1 convolution: up to so many, what follows may be a pass of its own, since all is still in the cache.
+MATRIX_POSITIONS = 2000
+
 
 def _has_tiles(x: np.ndarray) -> bool:
     return LANES > 1 and x.dtype == np.float32
@@ -119,27 +122,36 @@ def conv2d_forward(
     nothing. residual: like y, or None. out: contiguous, like y, is filled and returned; None makes a new one.
     """
     x, w = np.ascontiguousarray(x), np.ascontiguousarray(w)
-    num_out, group_channels, *taps = w.shape
-    size = [output_size(n, k, stride, padding, dilation) for n, k in zip(x.shape[2:], taps, strict=True)]
-    y = np.empty((len(x), num_out, *size), x.dtype) if out is None else out
+    num_out, group_channels, kernel_h, kernel_w = w.shape
+    out_h = output_size(x.shape[2], kernel_h, stride, padding, dilation)
+    out_w = output_size(x.shape[3], kernel_w, stride, padding, dilation)
+    y = np.empty((len(x), num_out, out_h, out_w), x.dtype) if out is None else out
     if y.size == 0:
         return y
+    after = {"slope": slope, "residual": residual, "activate_last": activate_last}
     if group_channels == 1 and groups == num_out == x.shape[1]:
-        return depthwise_forward(
-            x, w, b, stride, padding, dilation, slope=slope, residual=residual, activate_last=activate_last, out=y
-        )
-    for inputs, outputs in _groups(x.shape[1], num_out, groups):
-        x_g, y_g = (np.ascontiguousarray(a) for a in (x[:, inputs], y[:, outputs]))  # all of them, for one group
-        b_g, slope_g = (None if a is None else np.ascontiguousarray(a[outputs]) for a in (b, slope))
-        residual_g = None if residual is None else np.ascontiguousarray(residual[:, outputs])
-        if _has_tiles(x):
-            conv_fast.forward(x_g, w[outputs], b_g, stride, padding, dilation, y_g, slope_g, residual_g, activate_last)
-        else:
-            bias = np.zeros(len(y_g[0]), x.dtype) if b is None else b_g
-            _forward(x_g, w[outputs], bias, stride, padding, dilation, y_g)
-            _finish(y_g, slope_g, residual_g, activate_last)
-        if groups > 1:
-            y[:, outputs] = y_g
+        return depthwise_forward(x, w, b, stride, padding, dilation, **after, out=y)
+    if groups > 1:
+        for inputs, outputs in _groups(x.shape[1], num_out, groups):
+            b_g, slope_g = (None if a is None else a[outputs] for a in (b, slope))
+            residual_g = None if residual is None else residual[:, outputs]
+            y[:, outputs] = conv2d_forward(
+                x[:, inputs], w[outputs], b_g, stride, padding, dilation, 1,
+                slope=slope_g, residual=residual_g, activate_last=activate_last,
+            )  # fmt: skip
+        return y
+    residual = None if residual is None else np.ascontiguousarray(residual)
+    nothing_follows = b is None and slope is None and residual is None
+    if not _has_tiles(x):
+        _forward(x, w, np.zeros(num_out, x.dtype) if b is None else b, stride, padding, dilation, y)
+        _finish(y, **after)
+    elif conv_fast.is_matrix(x, w, stride, padding) and (nothing_follows or out_h * out_w <= MATRIX_POSITIONS):
+        conv_fast.matrix_forward(x, w, y)
+        if b is not None:
+            y += b[:, None, None]
+        _finish(y, **after)
+    else:
+        conv_fast.forward(x, w, b, stride, padding, dilation, y, **after)
     return y
 
 
@@ -166,19 +178,26 @@ def conv2d_backward(
         return depthwise_backward(gy, x, w, stride, padding, dilation, needs)
     gx = np.empty_like(x) if needs[0] else None
     gw = np.empty_like(w) if needs[1] else None
-    for inputs, outputs in _groups(x.shape[1], num_out, groups):
-        gy_g = np.ascontiguousarray(gy[:, outputs])
-        if needs[0]:
-            gx_g = np.ascontiguousarray(gx[:, inputs])
-            (conv_fast.input_gradient if _has_tiles(x) else _input_gradient)(
-                gy_g, w[outputs], stride, padding, dilation, gx_g
+    if groups > 1:
+        for inputs, outputs in _groups(x.shape[1], num_out, groups):
+            gx_g, gw_g = conv2d_backward(
+                gy[:, outputs], x[:, inputs], w[outputs], stride, padding, dilation, 1, needs
             )
-            if groups > 1:
+            if needs[0]:
                 gx[:, inputs] = gx_g
-        if needs[1]:
-            (weight_gradient if _has_tiles(x) else _weight_gradient)(
-                gy_g, np.ascontiguousarray(x[:, inputs]), stride, padding, dilation, gw[outputs]
-            )
+            if needs[1]:
+                gw[outputs] = gw_g
+        return gx, gw
+    if not _has_tiles(x):
+        input_gradient, weight_gradient = _input_gradient, _weight_gradient
+    elif conv_fast.is_matrix(x, w, stride, padding):
+        input_gradient, weight_gradient = conv_fast.matrix_input_gradient, conv_fast.matrix_weight_gradient
+    else:
+        input_gradient, weight_gradient = conv_fast.input_gradient, conv_tile_weights.weight_gradient
+    if needs[0]:
+        input_gradient(gy, w, stride, padding, dilation, gx)
+    if needs[1]:
+        weight_gradient(gy, x, stride, padding, dilation, gw)
     return gx, gw
 
 

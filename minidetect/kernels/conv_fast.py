@@ -25,6 +25,8 @@ from minidetect.kernels.conv_tile import (
 )  # fmt: skip
 from minidetect.kernels.simd import LANES
 
+POINTS_PAY = 3000  # output positions from which evaluating the filters at points is repaid in one call
+
 
 def use_lanes(images: int, g: Geometry) -> bool:
     """Lanes where they are better filled than a vector that runs over the rows of a map."""
@@ -37,13 +39,14 @@ def use_lanes(images: int, g: Geometry) -> bool:
 class Weights:
     """Weights (O, C, KH, KW), or turned as pack_filters has it, put in the order that a way needs when it needs it.
 
-    bias, slope: (O,) or None, see pack_filters.
+    bias, slope: (O,) or None, see pack_filters. reused: whether they serve many calls, so that order is cheap.
     """
 
     def __init__(
-        self, w: np.ndarray, bias: np.ndarray | None = None, slope: np.ndarray | None = None, turned: bool = False
+        self, w: np.ndarray, bias: np.ndarray | None = None, slope: np.ndarray | None = None, turned: bool = False,
+        reused: bool = False,
     ) -> None:
-        self.w, self.bias, self.slope, self.turned = w, bias, slope, turned
+        self.w, self.bias, self.slope, self.turned, self.reused = w, bias, slope, turned, reused
         self.filters, self.points = None, None
 
     def convolve(
@@ -65,7 +68,7 @@ class Weights:
                 y += residual
                 if last_slope is not None:
                     np.copyto(y, last[:, None, None] * y, where=~(y > 0))
-        elif suits_points(x.shape[1], y.shape[1], taps):
+        elif suits_points(x.shape[1], y.shape[1], taps) and (self.reused or y[:, 0].size >= POINTS_PAY):
             if self.points is None:
                 self.points = pack_points(self.w, taps, self.turned)
             convolve_points(x, taps, self.points, widths, bias, slope, residual, last, y)
@@ -109,7 +112,7 @@ class PackedConvolution:
     """
 
     def __init__(self, w: np.ndarray, b: np.ndarray, slope: np.ndarray) -> None:
-        self.weights = Weights(w.copy(), b.copy(), slope.copy())
+        self.weights = Weights(w.copy(), b.copy(), slope.copy(), reused=True)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
         """x (N, C, H, W) float32, contiguous -> (N, O, H - KH + 1, W - KW + 1)."""
@@ -119,3 +122,38 @@ class PackedConvolution:
         if y.size:
             self.weights.convolve(x, forward_taps(*kernel, 1, 0, 1, *out), y)
         return y
+
+
+# ------------------------------------------------------------------------------------ one pixel: matrices
+
+
+def is_matrix(x: np.ndarray, w: np.ndarray, stride: int, padding: int) -> bool:
+    """Whether every output sees one pixel, in few images: the sum over channels is then a product for BLAS."""
+    return w.shape[2:] == (1, 1) and stride == 1 and padding == 0 and len(x) < LANES
+
+
+def matrix_forward(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> None:
+    """x (N, C, H, W), w (O, C, 1, 1) -> y (N, O, H, W): for each image (O, C) @ (C, H*W)."""
+    for x_n, y_n in zip(as_matrices(x), as_matrices(y), strict=True):
+        np.matmul(w[:, :, 0, 0], x_n, out=y_n)
+
+
+def matrix_input_gradient(
+    gy: np.ndarray, w: np.ndarray, stride: int, padding: int, dilation: int, gx: np.ndarray
+) -> None:
+    """For each image (C, O) @ (O, H*W)."""
+    for gy_n, gx_n in zip(as_matrices(gy), as_matrices(gx), strict=True):
+        np.matmul(w[:, :, 0, 0].T, gy_n, out=gx_n)
+
+
+def matrix_weight_gradient(
+    gy: np.ndarray, x: np.ndarray, stride: int, padding: int, dilation: int, gw: np.ndarray
+) -> None:
+    """The sum over images of (O, H*W) @ (H*W, C)."""
+    products = [gy_n @ x_n.T for gy_n, x_n in zip(as_matrices(gy), as_matrices(x), strict=True)]
+    gw[:, :, 0, 0] = products[0] if len(products) == 1 else np.sum(products, axis=0)
+
+
+def as_matrices(a: np.ndarray) -> np.ndarray:
+    """(N, C, H, W), contiguous -> (N, C, H*W), the same memory."""
+    return a.reshape(a.shape[0], a.shape[1], a.shape[2] * a.shape[3])

@@ -71,11 +71,24 @@ def suits_points(channels: int, filters: int, taps: Taps) -> bool:
 
 def pack_points(w: np.ndarray, taps: Taps, turned: bool) -> np.ndarray:
     """w (O, C, KH, KW), or turned as in pack_filters -> (P, the order of `pack_filters` for 1 x KW), float32."""
-    order = np.argsort(taps.row)
     _, filters, _ = transforms(taps.row.size)
-    at_points = np.einsum("pu,ocuv->pocv", filters, w[:, :, taps.u[order]].astype(np.float64)).astype(np.float32)
+    at_points = np.empty((len(filters), *w.shape[:2], 1, w.shape[3]), np.float32)
+    _evaluate_filters(w, filters, taps.u[np.argsort(taps.row)], at_points)
     one_row = taps._replace(u=np.zeros(1, np.int64))
-    return np.stack([pack_filters(w_p[:, :, None], one_row, turned=turned).weights for w_p in at_points])
+    return np.stack([pack_filters(w_p, one_row, turned=turned).weights for w_p in at_points])
+
+
+@kernel
+def _evaluate_filters(w, filters, order, at_points):
+    """w (O, C, KH, KW) -> (P, O, C, 1, KW): the columns of each filter, top tap first, at all points."""
+    for o in range(w.shape[0]):
+        for c in range(w.shape[1]):
+            for p in range(len(filters)):
+                for v in range(w.shape[3]):
+                    total = 0.0
+                    for k in range(order.size):
+                        total += filters[p, k] * w[o, c, order[k], v]
+                    at_points[p, o, c, 0, v] = total
 
 
 @kernel

@@ -219,12 +219,13 @@ def pack_rows(x, first_row, g, rows, columns, packed):
 def row_offsets(channels, tap_row, tap_column, g, rows, columns):
     """Where in the packed band each tap of the position 0 lies, in the order of the weights: (KH, C, KW)."""
     offsets = np.empty((tap_row.size, channels, tap_column.size), np.int64)
+    plane = rows * columns
     for u in range(tap_row.size):
-        for c in range(channels):
-            for v in range(tap_column.size):
-                y, x = tap_row[u], tap_column[v]
-                phase = (c * g.phases_h + y % g.step) * g.phases_w + x % g.step
-                offsets[u, c, v] = (phase * rows + y // g.step) * columns + x // g.step
+        for v in range(tap_column.size):
+            y, x = tap_row[u], tap_column[v]
+            first = (y % g.step * g.phases_w + x % g.step) * plane + y // g.step * columns + x // g.step
+            for c in range(channels):
+                offsets[u, c, v] = first + c * g.phases_h * g.phases_w * plane
     return offsets.reshape(offsets.size)
 
 

@@ -141,7 +141,7 @@ def weight_gradient(
         chunks = min(CHUNKS, len(x) * -(-g.out_h // band))
         parts = np.empty((chunks, gw.size), np.float32)
         _by_rows(gy, x, g, taps.row, taps.column, band, chunks, widths, parts)
-    unpack_blocks(parts.sum(axis=0), widths, gw)
+    _collect(parts, widths, gw)
 
 
 def lane_unit(gy: tuple[int, ...], x: tuple[int, ...], g: Geometry) -> int:
@@ -160,12 +160,18 @@ def gradient_band(filters: int, channels: int, g: Geometry) -> int:
     return max(1, min(g.out_h, PACKED_FLOATS // line - g.halo_h))
 
 
-def unpack_blocks(blocks: np.ndarray, widths: np.ndarray, gw: np.ndarray) -> None:
-    """blocks: for each block of m filters (KH, C, KW, m), one after the other -> gw (O, C, KH, KW)."""
-    channels, kernel_h, kernel_w = gw.shape[1:]
-    first = 0
+@kernel
+def _collect(parts, widths, gw):
+    """The chunks' sums, each for every block of m filters (KH, C, KW, m), are added up into gw (O, C, KH, KW)."""
+    at = first = 0
     for m in widths:
-        k = channels * kernel_h * kernel_w
-        block = blocks[first * k : (first + m) * k].reshape(kernel_h, channels, kernel_w, m)
-        gw[first : first + m] = block.transpose(3, 1, 0, 2)  # (KH, C, KW, m) -> (m, C, KH, KW)
+        for u in range(gw.shape[2]):
+            for c in range(gw.shape[1]):
+                for v in range(gw.shape[3]):
+                    for i in range(m):
+                        total = parts[0, at]
+                        for chunk in range(1, len(parts)):
+                            total += parts[chunk, at]
+                        gw[first + i, c, u, v] = total
+                        at += 1
         first += m
