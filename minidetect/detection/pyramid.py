@@ -30,6 +30,7 @@ class ImagePyramid:
                 f"a pyramid needs an image (H, W, 3) of uint8, got shape {image.shape} of {image.dtype}"
             )
         self.levels_per_octave = levels_per_octave
+        self._level_sizes: dict[int, tuple[int, int]] = {}
         self._levels = {0: image}
         # Levels 0 to the last share one array, so that patches of one batch may come from many levels.
         self._sizes = np.array([self.level_size(k) for k in range(max(0, self.last_level(2)) + 1)])
@@ -43,8 +44,10 @@ class ImagePyramid:
         return self._levels[0].shape[:2]
 
     def level_size(self, k: int) -> tuple[int, int]:
-        scale = 2.0 ** (-k / self.levels_per_octave)
-        return tuple(max(1, int(n * scale + 0.5)) for n in self.size)
+        if k not in self._level_sizes:
+            scale = 2.0 ** (-k / self.levels_per_octave)
+            self._level_sizes[k] = tuple(max(1, int(n * scale + 0.5)) for n in self.size)
+        return self._level_sizes[k]
 
     def level(self, k: int) -> np.ndarray:
         """The image at scale 2 ** (-k / L), uint8 (h, w, 3)."""

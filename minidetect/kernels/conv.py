@@ -146,10 +146,9 @@ def conv2d_forward(
         _forward(x, w, np.zeros(num_out, x.dtype) if b is None else b, stride, padding, dilation, y)
         _finish(y, **after)
     elif conv_fast.is_matrix(x, w, stride, padding) and (nothing_follows or out_h * out_w <= MATRIX_POSITIONS):
-        conv_fast.matrix_forward(x, w, y)
-        if b is not None:
-            y += b[:, None, None]
-        _finish(y, **after)
+        conv_fast.matrix_forward(x, w, b, y)
+        if slope is not None or residual is not None:
+            _finish(y, **after)
     else:
         conv_fast.forward(x, w, b, stride, padding, dilation, y, **after)
     return y

@@ -23,6 +23,7 @@ from minidetect.kernels.conv_tile import (
     input_gradient_taps,
     pack_filters,
 )  # fmt: skip
+from minidetect.kernels.pool import max_pool_values
 from minidetect.kernels.simd import LANES
 
 POINTS_PAY = 3000  # output positions from which evaluating the filters at points is repaid in one call
@@ -51,9 +52,11 @@ class Weights:
 
     def convolve(
         self, x: np.ndarray, taps: Taps, y: np.ndarray, residual: np.ndarray | None = None,
-        last_slope: np.ndarray | None = None,
+        last_slope: np.ndarray | None = None, pool: bool = False,
     ) -> None:
         """x (N, C, H, W), contiguous -> y (N, O, PH, PW): act(sums + bias), or act(act(sums + bias) + residual).
+
+        pool: only the maxima of 2x2, y (N, O, PH // 2, PW // 2); by rows and without a residual only.
 
         The second activation, with a residual only, has slopes last_slope (O,), None for no activation. The
         taps may differ between calls in where they lie, not in which they are.
@@ -62,20 +65,29 @@ class Weights:
             self.filters = pack_filters(self.w, taps, self.bias, self.slope, self.turned)
         g, (widths, _, bias, slope) = taps.geometry, self.filters
         last = np.ones(len(bias), np.float32) if last_slope is None else last_slope
-        if use_lanes(len(x), g):
+        way = self.way(x.shape, taps)
+        if way == "lanes":
             convolve_lanes(x, g, taps.row, taps.column, self.filters, y)
             if residual is not None:
                 y += residual
                 if last_slope is not None:
                     np.copyto(y, last[:, None, None] * y, where=~(y > 0))
-        elif suits_points(x.shape[1], y.shape[1], taps) and (self.reused or y[:, 0].size >= POINTS_PAY):
+        elif way == "points":
             if self.points is None:
                 self.points = pack_points(self.w, taps, self.turned)
             convolve_points(x, taps, self.points, widths, bias, slope, residual, last, y)
         else:
             has = residual is not None
             band = band_rows(x.shape[1], g)
-            convolve_rows(x, g, taps.row, taps.column, band, self.filters, has, residual if has else y, last, y)
+            convolve_rows(x, g, taps.row, taps.column, band, self.filters, pool, has, residual if has else y, last, y)
+
+    def way(self, x: tuple[int, ...], taps: Taps) -> str:
+        """"lanes", "points" or "rows": what suits x (N, C, H, W)."""
+        g, filters = taps.geometry, self.w.shape[1 if self.turned else 0]
+        if use_lanes(x[0], g):
+            return "lanes"
+        pays = self.reused or x[0] * g.out_h * g.out_w >= POINTS_PAY
+        return "points" if pays and suits_points(x[1], filters, taps) else "rows"
 
 
 def forward(
@@ -108,19 +120,25 @@ def input_gradient(
 class PackedConvolution:
     """A convolution whose weights are put in order once, for inference: unpadded, stride 1, activation included.
 
-    w (O, C, KH, KW), b (O,), slope (O,): of negative values. All are copied.
+    w (O, C, KH, KW), b (O,), slope (O,): of negative values. All are copied. pool: 0 for none, or the side of the
+    windows of a maximum pooling of stride 2 that follows; 3x3 windows may hang over the border.
     """
 
-    def __init__(self, w: np.ndarray, b: np.ndarray, slope: np.ndarray) -> None:
+    def __init__(self, w: np.ndarray, b: np.ndarray, slope: np.ndarray, pool: int = 0) -> None:
+        self.pool = pool
         self.weights = Weights(w.copy(), b.copy(), slope.copy(), reused=True)
 
     def __call__(self, x: np.ndarray) -> np.ndarray:
-        """x (N, C, H, W) float32, contiguous -> (N, O, H - KH + 1, W - KW + 1)."""
+        """x (N, C, H, W) float32, contiguous -> (N, O, H - KH + 1, W - KW + 1), pooled if this pools."""
         filters, _, *kernel = self.weights.w.shape
         out = [n - k + 1 for n, k in zip(x.shape[2:], kernel, strict=True)]
-        y = np.empty((len(x), filters, *out), np.float32)
+        taps = forward_taps(*kernel, 1, 0, 1, *out)
+        on_the_way = self.pool == 2 and min(out) > 0 and self.weights.way(x.shape, taps) == "rows"
+        y = np.empty((len(x), filters, *(n // 2 if on_the_way else n for n in out)), np.float32)
         if y.size:
-            self.weights.convolve(x, forward_taps(*kernel, 1, 0, 1, *out), y)
+            self.weights.convolve(x, taps, y, pool=on_the_way)
+        if self.pool and not on_the_way:
+            y = max_pool_values(y, self.pool, 2, 0, self.pool == 3)
         return y
 
 
@@ -132,10 +150,12 @@ def is_matrix(x: np.ndarray, w: np.ndarray, stride: int, padding: int) -> bool:
     return w.shape[2:] == (1, 1) and stride == 1 and padding == 0 and len(x) < LANES
 
 
-def matrix_forward(x: np.ndarray, w: np.ndarray, y: np.ndarray) -> None:
-    """x (N, C, H, W), w (O, C, 1, 1) -> y (N, O, H, W): for each image (O, C) @ (C, H*W)."""
+def matrix_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray) -> None:
+    """x (N, C, H, W), w (O, C, 1, 1), b (O,) -> y (N, O, H, W): for each image (O, C) @ (C, H*W) + b."""
     for x_n, y_n in zip(as_matrices(x), as_matrices(y), strict=True):
-        np.matmul(w[:, :, 0, 0], x_n, out=y_n)
+        np.dot(w[:, :, 0, 0], x_n, out=y_n)
+        if b is not None:
+            y_n += b[:, None]
 
 
 def matrix_input_gradient(

@@ -121,11 +121,12 @@ def _pack_filters(w, us, vs, turned, widths, packed):
     channels = w.shape[0] if turned else w.shape[1]
     for m in widths:
         for i in range(m):
-            at = start + i
-            for u in us:
-                for c in range(channels):
+            for c in range(channels):
+                taps = w[c, first + i] if turned else w[first + i, c]
+                for k in range(us.size):
+                    at = start + i + (k * channels + c) * vs.size * m
                     for v in vs:
-                        packed[at] = w[c, first + i, u, v] if turned else w[first + i, c, u, v]
+                        packed[at] = taps[us[k], v]
                         at += m
         start += m * us.size * channels * vs.size
         first += m
@@ -209,6 +210,9 @@ def pack_rows(x, first_row, g, rows, columns, packed):
                     if g.step == 1:
                         for r in range(target.size):
                             target[r] = source[r]
+                    elif g.step == 2:  # a stride that the compiler knows, it can shuffle
+                        for r in range(target.size):
+                            target[r] = source[r * 2]
                     else:
                         for r in range(target.size):
                             target[r] = source[r * g.step]
@@ -245,9 +249,26 @@ def _finish_rows(sums, columns, has_residual, residual, slope, y):
                 line[j] = source[j]
 
 
+@kernel
+def _finish_pooled(sums, columns, y):
+    """y (rows, columns of y) = the maxima of 2x2 sums, which has rows of `columns`; a NaN wins."""
+    for i in range(len(y)):
+        line = y[i]
+        upper = sums[2 * i * columns : 2 * i * columns + 2 * line.size]
+        lower = sums[(2 * i + 1) * columns : (2 * i + 1) * columns + 2 * line.size]
+        for j in range(line.size):
+            a, b, c, d = upper[2 * j], upper[2 * j + 1], lower[2 * j], lower[2 * j + 1]
+            a = a if (a > b) | (a != a) else b
+            c = c if (c > d) | (c != c) else d
+            line[j] = a if (a > c) | (a != a) else c
+
+
 @parallel_kernel
-def convolve_rows(x, g, tap_row, tap_column, band, filters, has_residual, residual, last_slope, y):
-    """x (N, C, H, W) -> y (N, O, PH, PW), a band of rows of an image a task."""
+def convolve_rows(x, g, tap_row, tap_column, band, filters, pool, has_residual, residual, last_slope, y):
+    """x (N, C, H, W) -> y (N, O, PH, PW), a band of rows of an image a task.
+
+    pool: y is (N, O, PH // 2, PW // 2), the maxima of 2x2; the band is even then, and there is no residual.
+    """
     images, channels = x.shape[:2]
     bands = (g.out_h + band - 1) // band
     columns = g.out_w + g.halo_w
@@ -266,13 +287,17 @@ def convolve_rows(x, g, tap_row, tap_column, band, filters, has_residual, residu
             run_tiles(m, vectors, packed, 0, LANES, offsets, filters.weights, first * offsets.size, filters.bias,
                  filters.slope, first, sums, 0, room)
             for i in range(m):
-                o = first + i
-                _finish_rows(sums[i * room : (i + 1) * room], columns, has_residual, residual[n, o, top:bottom],
-                             last_slope[o], y[n, o, top:bottom])
+                o, own = first + i, sums[i * room : (i + 1) * room]
+                if pool:
+                    _finish_pooled(own, columns, y[n, o, top // 2 : bottom // 2])
+                else:
+                    _finish_rows(own, columns, has_residual, residual[n, o, top:bottom], last_slope[o],
+                                 y[n, o, top:bottom])
             first += m
 
 
 def band_rows(channels: int, g: Geometry) -> int:
     """How many output rows a task takes: their packed input should fill BAND_FLOATS."""
     line = channels * g.phases_h * g.phases_w * (g.out_w + g.halo_w)
-    return max(1, min(g.out_h, BAND_FLOATS // line - g.halo_h))
+    rows = max(1, min(g.out_h, BAND_FLOATS // line - g.halo_h))
+    return rows + rows % 2  # even, for pooling

@@ -1,6 +1,6 @@
 """FaceCraft for speed: the same nets as facecraft.py, each in one kernel, without autograd.
 
-    x12 over a level     convolution + ReLU in one pass (kernels/conv.py), maximum pooling, the next one
+    x12 over a level     convolution, ReLU and maximum pooling in one pass (kernels/conv_fast.py)
     x24, x48             16 patches side by side through all layers (kernels/lanes.py), cut out of the pyramid
                          in that layout, and handed from branch to branch in it
 
@@ -17,7 +17,6 @@ import numpy as np
 from minidetect.detection.pyramid import ImagePyramid
 from minidetect.kernels.conv_fast import PackedConvolution
 from minidetect.kernels.lanes import Layer, halve, make_stack, run_stack
-from minidetect.kernels.pool import max_pool_values
 from minidetect.kernels.simd import LANES
 from minidetect.models.facecraft_pipeline import SIZES, Pipeline, face_probability
 
@@ -39,7 +38,7 @@ class FusedCascade(Pipeline):
         for name in SETTINGS:
             setattr(self, name, getattr(cascade, name))
         proposal_layers = [*conv_layers(cascade.x12.stack), proposal_head(cascade.x12)]
-        self.map_layers = [(PackedConvolution(a.w, a.b, a.slopes()), a.pool) for a in proposal_layers]
+        self.map_layers = [PackedConvolution(a.w, a.b, a.slopes(), a.pool) for a in proposal_layers]
         patch_nets = (cascade.x24, cascade.x48)
         self.stacks = [make_stack(proposal_layers[:-1], SIZES[0])]
         self.stacks += [make_stack([*conv_layers(net.stack), fc_layer(net)], net.size) for net in patch_nets]
@@ -50,10 +49,8 @@ class FusedCascade(Pipeline):
 
     def look_everywhere(self, pyramid: ImagePyramid, k: int) -> tuple[np.ndarray, np.ndarray]:
         maps = pyramid.level_planes(k, self.mean_colour, 1 / 128)[None]
-        for convolution, pool in self.map_layers:
-            maps = convolution(maps)
-            if pool:
-                maps = max_pool_values(maps, pool, 2, 0, pool == 3)
+        for layer in self.map_layers:
+            maps = layer(maps)
         return face_probability(*maps[0, :2]), maps[0, 2:]
 
     def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
