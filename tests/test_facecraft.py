@@ -502,7 +502,7 @@ def test_proposals_are_the_windows_that_pass_one_by_one(photo):
     cascade = undecided(photo, response_pool=0, thresholds=(0.5, 0.1, 0.5), max_proposals=10_000)
     cascade.deltas_mean[0], cascade.deltas_std[0] = [0.01, 0.02, 0, 0.1], [0.1, 0.1, 0.2, 0.2]
     pyramid = ImagePyramid(photo)
-    boxes, scores, windows = cascade.propose(pyramid, min_face=30)
+    boxes, scores, windows, _ = cascade.propose(pyramid, min_face=30)
     expected, count = [], 0
     for k in range(pyramid.level_for(30, 12), pyramid.last_level(12) + 1):
         logits, deltas = every_window(cascade.x12, cascade.normalise(pyramid.level(k)[None]).data)
@@ -527,7 +527,7 @@ def test_only_the_best_proposals_go_on(photo):
     for cascade in (many, few):
         cascade.thresholds = (0.0, 0.1, 0.5)
     pyramid = ImagePyramid(photo)
-    boxes, scores, _ = many.propose(pyramid, 24)
+    boxes, scores, *_ = many.propose(pyramid, 24)
     assert len(boxes) > 5
     np.testing.assert_array_equal(few.propose(pyramid, 24)[0], boxes[:5])
     assert (np.diff(scores) <= 0).all()

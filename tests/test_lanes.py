@@ -161,23 +161,26 @@ def test_fused_weights_are_a_copy(photo, rng):
     assert np.abs(cascade.fuse().look_everywhere(pyramid, 3)[0] - before).max() > 1e-3
 
 
-def test_the_second_look_drops_windows_by_their_new_place(photo, rng):
-    """x12's score of the moved window decides, not that of the one it came from."""
-    cascade = JointCascade(rng, second_look=0.5)
+def test_the_second_look_reads_the_map_where_a_box_has_moved(photo, rng):
+    """A box on top of a window has that window's score, or the better one of a neighbour; far away it has none."""
+    cascade = JointCascade(rng, thresholds=(0.0, 0.1, 0.5))
     pyramid = ImagePyramid(photo, 3)
-    boxes = cascade.propose(pyramid, 24)[0][:60]
-    with no_grad():
-        x = cascade.normalise(pyramid.crop(boxes_to_squares(boxes), 12))
-        probs = cascade.x12.predict(cascade.x12.features(x)).face_probs()
-    for pipeline in (cascade, cascade.fuse()):
-        pipeline.second_look = float(np.median(probs))
-        np.testing.assert_array_equal(pipeline.worth_a_look(pyramid, boxes), np.flatnonzero(probs > np.median(probs)))
-    assert len(cascade.worth_a_look(pyramid, np.zeros((0, 4), np.float32))) == 0
+    maps = cascade.propose(pyramid, 24).maps
+    for k, (i, j) in ((3, (5, 9)), (4, (2, 3)), (6, (0, 0))):
+        corner = np.array([j, i, j, i]) * 2.0 + [0, 0, 12, 12]
+        box = pyramid.to_image(corner[None], k) + 0.01  # just past the window's corner
+        expected = maps[k][i : i + 2, j : j + 2].max()
+        assert cascade.score_where_moved(pyramid, maps, box)[0] == pytest.approx(expected)
+    assert cascade.score_where_moved(pyramid, maps, np.zeros((0, 4), np.float32)).shape == (0,)
 
 
-def boxes_to_squares(boxes: np.ndarray) -> np.ndarray:
-    centre, side = (boxes[:, :2] + boxes[:, 2:]) / 2, (boxes[:, 2:] - boxes[:, :2]).max(axis=1, keepdims=True)
-    return np.concatenate([centre - side / 2, centre + side / 2], axis=1).astype(np.float32)
+def test_a_second_look_spares_the_later_branches_boxes(photo, rng):
+    counts = []
+    for second_look in (None, 0.55):
+        cascade = JointCascade(np.random.default_rng(0), thresholds=(0.3, 0.0, 0.0), second_look=second_look)
+        reports = cascade.detect_with_report(photo, 24)[1]
+        counts.append(reports[1].boxes_out)
+    assert 0 <= counts[1] < counts[0]
 
 
 def test_tensors_and_lanes_agree_on_a_patch(rng):

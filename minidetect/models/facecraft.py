@@ -150,9 +150,9 @@ class Cascade(Module, Pipeline):
     nms_threshold: IoU above which the lower-scored of two final boxes is dropped.
     stage_nms: the same before x24 and before x48, over all levels, which spares them many near copies; the
         paper has none there (section 4.3). None switches it off.
-    second_look: before x24 sees a window, x12 looks once more where its own regression has put it, and must
-        exceed this. Not in the paper: half of the windows go at a thirtieth of x24's cost, and in their turn
-        more false faces than true ones (benchmarks/facecraft_pipeline.py). None switches it off.
+    second_look: what x12 must have said of the window that its regression has moved a box to, read from its maps
+        (`score_where_moved`), at least thresholds[0]. Not in the paper: it costs nothing, spares x24 more than
+        half of the boxes, and loses more false faces than true ones (README). None switches it off.
     levels_per_octave: of the pyramid; with the paper's 5 stage one took twice as long and found no more
         faces (on a part of WIDER val). response_pool: k of the response map pooling, 0 for none.
     max_proposals: the best-scored so many go on after stage one.
@@ -170,7 +170,7 @@ class Cascade(Module, Pipeline):
         thresholds: tuple[float, float, float] = (0.1, 0.15, 0.65),
         nms_threshold: float = 0.35,
         stage_nms: tuple[float, float] | None = (0.7, 0.8),
-        second_look: float | None = 0.1,
+        second_look: float | None = 0.2,
         levels_per_octave: int = 3,
         response_pool: int = 2,
         max_proposals: int = 3000,

@@ -35,6 +35,18 @@ class StageReport(NamedTuple):
     seconds: float
 
 
+class Proposals(NamedTuple):
+    """What stage one leaves: boxes (N, 4), scores (N,), how many windows it looked at, and what it said of them.
+
+    maps: for each level P(face) of every window, (PH, PW), 0 where not above the threshold.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    windows: int
+    maps: dict[int, np.ndarray]
+
+
 def face_probability(background: np.ndarray, face: np.ndarray) -> np.ndarray:
     """P(face) from two logits of any shape: their softmax is the sigmoid of the difference."""
     return 0.5 * (np.tanh(0.5 * (face - background)) + 1)
@@ -94,27 +106,27 @@ class Pipeline:
     ) -> tuple[np.ndarray, np.ndarray, list[StageReport]]:
         """The boxes (N, 4) and scores (N,) that pass the first `stages` stages, before the final NMS."""
         start = time.perf_counter()
-        boxes, scores, windows = self.propose(pyramid, min_face)
+        boxes, scores, windows, maps = self.propose(pyramid, min_face)
         reports = [StageReport("x12", windows, len(boxes), time.perf_counter() - start)]
         for stage in range(1, stages):
             start, before = time.perf_counter(), len(boxes)
             if self.stage_nms is not None:
                 boxes = boxes[nms(boxes, scores, self.stage_nms[stage - 1])]
             if stage == 1 and self.second_look is not None:
-                boxes = boxes[self.worth_a_look(pyramid, boxes)]
+                boxes = boxes[self.score_where_moved(pyramid, maps, boxes) > self.second_look]
             threshold = min_score if stage == 2 and min_score is not None else self.thresholds[stage]
             boxes, scores = self.refine(pyramid, boxes, stage, threshold)
             reports.append(StageReport(f"x{SIZES[stage]}", before, len(boxes), time.perf_counter() - start))
         return boxes, scores, reports
 
-    def propose(self, pyramid: ImagePyramid, min_face: float) -> tuple[np.ndarray, np.ndarray, int]:
-        """Stage one: slide x12 over every level. Returns boxes (N, 4), scores (N,), windows looked at."""
+    def propose(self, pyramid: ImagePyramid, min_face: float) -> Proposals:
+        """Stage one: slide x12 over every level."""
         if not 4 <= min_face < np.inf:
             raise ValueError(f"min_face must be a number of pixels, at least 4 (x12 looks at 12), got {min_face}")
-        scores, deltas, corners, levels, windows = [], [], [], [], 0
+        scores, deltas, corners, levels, maps = [], [], [], [], {}
         for k in range(pyramid.level_for(min_face, SIZES[0]), pyramid.last_level(SIZES[0]) + 1):
             face_map, delta_map = self.face_map(pyramid, k)
-            windows += face_map.size
+            maps[k] = face_map
             if self.response_pool:
                 face_map = response_map_pool(face_map, self.response_pool)
             i, j = np.nonzero(face_map)
@@ -123,11 +135,11 @@ class Pipeline:
             corners.append(np.stack([i, j], axis=1))
             levels.append(np.full(len(i), k))
         if not scores:  # the image is smaller than the smallest window
-            return np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0
+            return Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0, {})
         all_scores = np.concatenate(scores)
         best = np.argsort(-all_scores, kind="stable")[: self.max_proposals]
         boxes = self.map_boxes(pyramid, *(np.concatenate(a)[best] for a in (levels, corners, deltas)))
-        return boxes, all_scores[best], windows
+        return Proposals(boxes, all_scores[best], sum(face_map.size for face_map in maps.values()), maps)
 
     def face_map(self, pyramid: ImagePyramid, k: int) -> tuple[np.ndarray, np.ndarray]:
         """`look_everywhere`, with 0 in place of the probabilities (PH, PW) that are not above the threshold."""
@@ -147,6 +159,24 @@ class Pipeline:
         windows = np.concatenate([upper_left, upper_left + SIZES[0]], axis=1)
         return self.box_coder(0).decode(pyramid.to_image(windows, levels), deltas)
 
+    def score_where_moved(self, pyramid: ImagePyramid, maps: dict[int, np.ndarray], boxes: np.ndarray) -> np.ndarray:
+        """What x12 has said of the windows nearest to boxes (N, 4), (N,): its regression has moved them there.
+
+        maps: P(face) of every window of each level, as `propose` leaves them. Read from the level in which the
+        box has x12's size, the best of the four windows around its place.
+        """
+        squares, scores = to_square(boxes), np.zeros(len(boxes), np.float32)
+        octaves = np.log2(np.maximum(squares[:, 2] - squares[:, 0], 1e-3) / SIZES[0])
+        levels = np.floor(self.levels_per_octave * octaves + 0.5).clip(min(maps, default=0), max(maps, default=0))
+        for k in np.unique(levels).astype(int):
+            rows, face_map = np.flatnonzero(levels == k), maps[k]
+            centre = (squares[rows, :2] + squares[rows, 2:]) / 2 * np.divide(pyramid.level_size(k), pyramid.size)[::-1]
+            corner = np.floor((centre - SIZES[0] / 2) / STRIDE).astype(int)  # of the window at the upper left
+            for step in ((0, 0), (0, 1), (1, 0), (1, 1)):
+                j, i = (corner + step).clip(0, np.array(face_map.shape[::-1]) - 1).T
+                scores[rows] = np.maximum(scores[rows], face_map[i, j])
+        return scores
+
     def refine(
         self, pyramid: ImagePyramid, boxes: np.ndarray, stage: int, threshold: float
     ) -> tuple[np.ndarray, np.ndarray]:
@@ -163,11 +193,3 @@ class Pipeline:
             kept.append(self.box_coder(stage).decode(part[rows], deltas[rows]))
             scores.append(probs[rows])
         return np.concatenate(kept), np.concatenate(scores)
-
-    def worth_a_look(self, pyramid: ImagePyramid, boxes: np.ndarray) -> np.ndarray:
-        """Which boxes (N, 4) x12 still takes for a face where its own regression has put them, (R,) indices."""
-        rows = [np.zeros(0, np.int64)]
-        for first in range(0, len(boxes), self.batch):
-            probs, _ = self.look_again(pyramid, to_square(boxes[first : first + self.batch]), 0)
-            rows.append(first + threshold_control(probs, self.second_look))
-        return np.concatenate(rows)
