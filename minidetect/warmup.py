@@ -22,7 +22,7 @@ def warm_up(training: bool = False) -> Detector:
 
 def warm_up_detection(detector: Detector) -> None:
     rng = np.random.default_rng(0)
-    image = rng.integers(0, 256, (60, 60, 3), dtype=np.uint8)
+    image = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
     before, detector.pipeline.thresholds = detector.pipeline.thresholds, (0.0, 0.0, 0.0)  # nothing is sorted out
     try:
         detector.detect([image])

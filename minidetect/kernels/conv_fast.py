@@ -30,11 +30,11 @@ POINTS_PAY = 3000  # output positions from which evaluating the filters at point
 
 
 def use_lanes(images: int, g: Geometry) -> bool:
-    """Lanes where they are better filled than a vector that runs over the rows of a map."""
+    """Lanes where there is a batch, and they are better filled than a vector that runs over the rows of a map."""
     filled_lanes = images / (-(-images // LANES) * LANES)
     positions = (g.out_h - 1) * (g.out_w + g.halo_w) + g.out_w
     filled_rows = g.out_h * g.out_w / (-(-positions // LANES) * LANES)
-    return filled_lanes > 0.9 * filled_rows
+    return 2 * images >= LANES and filled_lanes > 0.9 * filled_rows
 
 
 class Weights:
@@ -63,7 +63,7 @@ class Weights:
         """
         if self.filters is None:
             self.filters = pack_filters(self.w, taps, self.bias, self.slope, self.turned)
-        g, (widths, _, bias, slope) = taps.geometry, self.filters
+        g, (_, _, bias, slope) = taps.geometry, self.filters
         last = np.ones(len(bias), np.float32) if last_slope is None else last_slope
         way = self.way(x.shape, taps)
         if way == "lanes":
@@ -75,7 +75,7 @@ class Weights:
         elif way == "points":
             if self.points is None:
                 self.points = pack_points(self.w, taps, self.turned)
-            convolve_points(x, taps, self.points, widths, bias, slope, residual, last, y)
+            convolve_points(x, taps, self.points, bias, slope, residual, last, y)
         else:
             has = residual is not None
             band = band_rows(x.shape[1], g)

@@ -25,7 +25,7 @@ from functools import lru_cache
 
 import numpy as np
 
-from minidetect.kernels.conv_tile import Geometry, Taps, pack_filters, pack_rows, run_tiles
+from minidetect.kernels.conv_tile import Geometry, Taps, full_tiles, pack_filters, pack_rows
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
 from minidetect.kernels.simd import LANES, TILE_FILTERS, fma, load, splat, store, where_positive
 
@@ -70,9 +70,14 @@ def suits_points(channels: int, filters: int, taps: Taps) -> bool:
 
 
 def pack_points(w: np.ndarray, taps: Taps, turned: bool) -> np.ndarray:
-    """w (O, C, KH, KW), or turned as in pack_filters -> (P, the order of `pack_filters` for 1 x KW), float32."""
+    """w (O, C, KH, KW), or turned as in pack_filters -> (P, the order of `pack_filters` for 1 x KW), float32.
+
+    Filters of zeros fill the last tile, so that one kind of tile does for all.
+    """
     _, filters, _ = transforms(taps.row.size)
-    at_points = np.empty((len(filters), *w.shape[:2], 1, w.shape[3]), np.float32)
+    sizes = list(w.shape[:2])
+    sizes[turned] += -sizes[turned] % TILE_FILTERS
+    at_points = np.zeros((len(filters), *sizes, 1, w.shape[3]), np.float32)
     _evaluate_filters(w, filters, taps.u[np.argsort(taps.row)], at_points)
     one_row = taps._replace(u=np.zeros(1, np.int64))
     return np.stack([pack_filters(w_p, one_row, turned=turned).weights for w_p in at_points])
@@ -128,7 +133,7 @@ def _return_row(products, p0, p_step, outputs, i, width, bias, slope, has_residu
 
 
 @parallel_kernel
-def _convolve(x, g, tap_column, groups, pixels, outputs, weights, widths, bias, slope, has_residual, residual,
+def _convolve(x, g, tap_column, groups, pixels, outputs, weights, bias, slope, has_residual, residual,
               last_slope, y):
     """x (N, C, H, W) -> y (N, O, PH, PW), `groups` groups of rows of an image a task."""
     images, channels = x.shape[:2]
@@ -157,23 +162,21 @@ def _convolve(x, g, tap_column, groups, pixels, outputs, weights, widths, bias, 
         vectors = ((q - 1) * columns + g.out_w + LANES - 1) // LANES
         room = vectors * LANES
         products = np.empty(points * TILE_FILTERS * room, np.float32)
-        first = 0
-        for m in widths:
+        for first in range(0, y.shape[1], TILE_FILTERS):
             for p in range(points):
-                run_tiles(m, vectors, values, p * plane, LANES, offsets, weights[p], first * offsets.size, zeros,
-                          ones, 0, products, p * m * room, room)
-            for i in range(m):
+                full_tiles(vectors, values, p * plane, LANES, offsets, weights[p], first * offsets.size, zeros,
+                           ones, 0, products, p * TILE_FILTERS * room, room)
+            for i in range(min(TILE_FILTERS, y.shape[1] - first)):
                 o = first + i
                 for row in range(bottom - top):
                     start = i * room + row // GROUP * columns
                     target = ((n * y.shape[1] + o) * g.out_h + top + row) * g.out_w
-                    _return_row(products, start, m * room, outputs, row % GROUP, g.out_w, bias[o], slope[o],
+                    _return_row(products, start, TILE_FILTERS * room, outputs, row % GROUP, g.out_w, bias[o], slope[o],
                                 has_residual, flat_residual, last_slope[o], flat, target)
-            first += m
 
 
 def convolve_points(
-    x: np.ndarray, taps: Taps, weights: np.ndarray, widths: np.ndarray, bias: np.ndarray, slope: np.ndarray,
+    x: np.ndarray, taps: Taps, weights: np.ndarray, bias: np.ndarray, slope: np.ndarray,
     residual: np.ndarray | None, last_slope: np.ndarray, y: np.ndarray,
 ) -> None:
     """As conv_fast.Weights.convolve, where suits_points holds; weights from pack_points."""
@@ -181,7 +184,7 @@ def convolve_points(
     pixels, _, outputs = (a.astype(np.float32) for a in transforms(taps.row.size))
     has = residual is not None
     _convolve(
-        x, g, taps.column, group_count(x.shape[1], g, len(pixels)), pixels, outputs, weights, widths, bias, slope,
+        x, g, taps.column, group_count(x.shape[1], g, len(pixels)), pixels, outputs, weights, bias, slope,
         has, residual if has else y, last_slope, y,
     )  # fmt: skip
 

@@ -13,14 +13,16 @@ Letters: B blocks, C input channels, F filters, K kernel side, S map side; F' al
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 import numpy as np
 
 from minidetect.kernels.conv_lanes import lane_offsets
 from minidetect.kernels.conv_tile import forward_taps, full_tiles, pack_filters
-from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
+from minidetect.kernels.dispatch import get_num_threads, kernel
 from minidetect.kernels.simd import LANES, TILE_FILTERS, TILE_VECTORS, load, maximum, splat, store
 from minidetect.kernels.winograd import SPAN, TILE, row_of_tiles, winograd_filters
 
@@ -194,10 +196,10 @@ def _connect(x, room, blocks, layer, weights, bias, slope, y):
                     y[block * room + (first + i) * LANES + k] = sums[(i * blocks + block) * LANES + k]
 
 
-@parallel_kernel
-def _run_stack(x, side, table, weights, bias, slope, room, flat_room, features, y):
-    """A task is TILE_VECTORS blocks: one after the other through the convolutions, together through what follows."""
-    for group in prange((len(x) + TILE_VECTORS - 1) // TILE_VECTORS):
+@kernel
+def _run_groups(begin, end, x, side, table, weights, bias, slope, room, flat_room, features, y):
+    """A group is TILE_VECTORS blocks: one after the other through the convolutions, together through what follows."""
+    for group in range(begin, end):
         start = group * TILE_VECTORS
         blocks = min(TILE_VECTORS, len(x) - start)
         maps = np.empty(2 * room, np.float32)
@@ -227,13 +229,34 @@ def _run_stack(x, side, table, weights, bias, slope, room, flat_room, features, 
                 y[start + block, k] = source[block * flat_room + k]
 
 
+@functools.cache
+def _helpers(count: int) -> ThreadPoolExecutor:
+    """Threads beside the caller's, kept for the next call."""
+    return ThreadPoolExecutor(count, "minidetect")
+
+
 def run_stack(stack: Stack, x: np.ndarray, side: int, y: np.ndarray) -> None:
     """x (B, C, side, side, LANES) -> the first F * LANES of each row of y (B, at least F * LANES), float32.
 
     F: stack.features; the last layer must leave a single pixel.
     """
-    if len(x):
-        _run_stack(x.reshape(len(x), -1), side, *stack[:4], *rooms(stack.table, side), stack.features, y)
+    if len(x) == 0:
+        return
+    arguments = (x.reshape(len(x), -1), side, *stack[:4], *rooms(stack.table, side), stack.features, y)
+    groups = -(-len(x) // TILE_VECTORS)
+    workers = min(get_num_threads(), groups)
+    if workers == 1:
+        _run_groups(0, groups, *arguments)
+        return
+    # Python's threads rather than prange: a call costs 30 microseconds more, of milliseconds, and the kernel,
+    # which is large, compiles in half the time.
+    edges = [groups * k // workers for k in range(workers + 1)]
+    others = [
+        _helpers(workers - 1).submit(_run_groups, edges[k], edges[k + 1], *arguments) for k in range(1, workers)
+    ]
+    _run_groups(edges[0], edges[1], *arguments)
+    for other in others:
+        other.result()
 
 
 @kernel

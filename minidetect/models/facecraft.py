@@ -37,6 +37,8 @@ from minidetect.autograd import Tensor, no_grad
 from minidetect.detection.losses import multi_task_loss
 from minidetect.detection.pyramid import ImagePyramid
 from minidetect.detection.structures import Detections
+from minidetect.kernels.conv import output_size
+from minidetect.kernels.pool import pooled_size
 from minidetect.models.facecraft_fused import FusedCascade
 from minidetect.models.facecraft_pipeline import SIZES, Pipeline, face_probability
 from minidetect.nn.layers import Conv2d, Linear
@@ -81,6 +83,13 @@ class ConvStack(Module):
         self.convs = [Conv2d(inputs[i], row[0], row[1], rng) for i, row in enumerate(table)]
         self.pools = tuple(pool for _, _, pool in table)
 
+    def num_features(self, side: int) -> int:
+        """How many numbers a patch of side x side pixels becomes."""
+        for conv, pool in zip(self.convs, self.pools, strict=True):
+            side = output_size(side, conv.weight.shape[2], 1, 0, 1)
+            side = pooled_size(side, pool, 2, 0, pool == 3) if pool else side
+        return conv.weight.shape[0] * side**2
+
     def __call__(self, x: Tensor) -> Tensor:
         for conv, pool in zip(self.convs, self.pools, strict=True):
             x = conv(x)
@@ -123,9 +132,7 @@ class PatchNet(Module):
     ) -> None:
         self.stack = ConvStack(table, rng)
         self.size = size
-        with no_grad():
-            flat = self.stack(Tensor(np.zeros((1, 3, size, size), np.float32))).size
-        self.fc = Linear(flat, features, rng)
+        self.fc = Linear(self.stack.num_features(size), features, rng)
         self.logits = Linear(features + shared, 2, rng, std=0.01)
         self.deltas = Linear(features + shared, 4, rng, std=0.001)
         self.dropout = dropout
@@ -167,7 +174,7 @@ class Cascade(Module, Pipeline):
         rng: np.random.Generator,
         tables: Sequence[Table] = TABLES,
         dropout: tuple[float, float, float] = (0.0, 0.25, 0.5),
-        thresholds: tuple[float, float, float] = (0.1, 0.15, 0.65),
+        thresholds: tuple[float, float, float] = (0.1, 0.15, 0.6),
         nms_threshold: float = 0.35,
         stage_nms: tuple[float, float] | None = (0.7, 0.8),
         second_look: float | None = 0.2,
