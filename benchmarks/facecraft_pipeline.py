@@ -9,14 +9,13 @@ Prints
     FC-M4: recall of stage one and its time with response map pooling (blocks, sliding), with NMS 0.5 on
         each level, and with neither (section 6.5: pooling is comparative to NMS 0.5, and faster)
     what the shipped settings for speed cost: recall at equal numbers of false positives, and time, beside the
-        pipeline without them (no second look, lower thresholds, which is how the nets were chosen)
+        pipeline without them (`Pipeline.thorough`)
 The last three need photos with faces: DIR is a folder with WIDER FACE's layout, see README.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import os
 import time
 from pathlib import Path
@@ -119,12 +118,9 @@ def pooling_against_nms(model: Pipeline, photos) -> None:
 
 
 def speed_against_thoroughness(model: Pipeline, photos) -> None:
-    thorough = copy.copy(model)
-    thorough.thresholds = (0.1, 0.1, model.thresholds[2])
-    thorough.second_look, thorough.stage_nms = None, (0.7, 0.7)
     counts = (10, 20, 30, 50, 70, 90)
     print(f"recall at {', '.join(map(str, counts))} false positives in {len(photos)} photos; at the default threshold:")
-    for name, pipeline in (("thorough", thorough), ("shipped", model)):
+    for name, pipeline in (("thorough", model.thorough()), ("shipped", model)):
         start = time.perf_counter()
         found = [pipeline.detect_with_report(image, MIN_FACE, 0.02)[0] for image, _ in photos]
         seconds = time.perf_counter() - start

@@ -39,7 +39,7 @@ def main() -> None:
     rows = []
     for run in arguments.runs:
         for kind in KINDS:
-            model = minidetect.load(run / f"facecraft-{kind}.npz").model
+            model = minidetect.load(run / f"facecraft-{kind}.npz", thorough=True).pipeline
             rows.append({"run": run.name, "kind": kind} | measure(model, arguments.benchmark, arguments.data))
             print(json.dumps(rows[-1]), flush=True)
     scores = {kind: [row for row in rows if row["kind"] == kind] for kind in KINDS}

@@ -27,11 +27,12 @@ class Detector:
     """A trained model that takes images in any usual form.
 
     model: the network and its test pipeline; pipeline: the same fused for speed, from the weights that the model
-    had then; name: what it was loaded from; training: how it was made.
+    had then; name: what it was loaded from; training: how it was made. thorough: see `load`.
     """
 
-    def __init__(self, model: Cascade, name: str, training: Mapping) -> None:
-        self.model, self.pipeline = model, model.fuse()
+    def __init__(self, model: Cascade, name: str, training: Mapping, thorough: bool = False) -> None:
+        self.model = model
+        self.pipeline = model.fuse().thorough() if thorough else model.fuse()
         self.name, self.training = name, training
 
     def detect(
@@ -69,9 +70,10 @@ def shipped_models() -> list[ShippedModel]:
     ]
 
 
-def load(name_or_path: str | Path = "facecraft") -> Detector:
+def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Detector:
     """A detector by the name of a model that ships, or from a weights file of one's own training.
 
+    thorough: half as fast; finds a few more faces among the least certain ones (README, "How fast").
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights.
     """
     shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.npz"))}
@@ -82,7 +84,7 @@ def load(name_or_path: str | Path = "facecraft") -> Detector:
     arrays, meta = load_arrays(path)
     model = build(meta, path)
     model.load_state_dict(arrays, str(path))
-    return Detector(model, str(name_or_path), meta.get("training", {}))
+    return Detector(model, str(name_or_path), meta.get("training", {}), thorough)
 
 
 def build(meta: object, path: Path) -> Cascade:

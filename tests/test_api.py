@@ -121,6 +121,14 @@ def test_a_model_comes_back_with_its_weights_settings_and_story(kind, tables, ph
     np.testing.assert_array_equal(found.boxes, expected.boxes)
 
 
+def test_thorough_looks_at_more(weights, photo):
+    fast, thorough = api.load(weights), api.load(weights, thorough=True)
+    assert thorough.pipeline.second_look is None and fast.pipeline.second_look == fast.model.second_look
+    looked = [d.pipeline.detect_with_report(photo, MIN_FACE, 0.0)[1] for d in (fast, thorough)]
+    assert looked[0][0].boxes_out == looked[1][0].boxes_out  # x12 does the same
+    assert looked[0][1].boxes_out <= looked[1][1].boxes_out
+
+
 def test_repr_says_what_it_is(weights):
     text = repr(api.load(weights))
     assert "untrained.npz" in text and "SeparateCascade" in text and "parameters" in text

@@ -247,7 +247,9 @@ def test_processes_that_fill_the_cache_at_once(copy):
     """Each wants other types; Numba's own cache can hand one the code that another compiled."""
     types = ("float32", "float64", "float32", "float64")
     running = [copy.start(dtype) for dtype in types]
-    assert [finish(process) for process in running] == [f"{dtype} 26.0 2" for dtype in types]
+    printed = [finish(process).rsplit(" ", 1) for process in running]
+    assert [values for values, _ in printed] == [f"{dtype} 26.0" for dtype in types]
+    assert all(int(compiled) <= 2 for _, compiled in printed)  # fewer where another process was done earlier
     assert copy.run("float32", "float64") == "float32 26.0 0\nfloat64 26.0 0"
     assert len(copy.files()) == 4 and not [f for f in (copy.kernels / "__pycache__").iterdir() if f.suffix != ".nbc"]
 

@@ -4,10 +4,10 @@ Any convolution, and its input gradient too, is one sum over channels c and taps
 
     y[n, o, i, j] = b[o] + sum over c, t of w[o, c, t] * x[n, c, i*S + dy[t], j*S + dx[t]]
 
-`outer_tile` (simd.py) computes it for a few filters o and a few vectors of positions at once: per (c, t) it
+A tile of simd.py computes it for a few filters o and a few vectors of positions at once: per (c, t) it
 loads the vectors of x and multiplies them by one weight a filter. What is left to do here is to lay x out so
-that LANES neighbouring outputs read LANES neighbouring numbers, for every tap. Two ways to
-do so, and the first of them here:
+that LANES neighbouring outputs read LANES neighbouring numbers, for every tap. Two ways to do so, the first
+of them here:
 
     rows    for large maps and few images. A band of rows is copied with its padding; one image row follows
             the other, so a vector may run over a row's end: the sums there mix two rows and are not copied

@@ -2,7 +2,7 @@
 
     gw[o, c, t] = sum over n, i, j of gy[n, o, i, j] * x[n, c, i*S + dy[t], j*S + dx[t]]
 
-Both factors run along the positions, so `dot_tile` (simd.py) keeps the sums of a few filters and three taps
+Both factors run along the positions, so a tile of simd.py keeps the sums of a few filters and three taps
 in registers, LANES partial sums each, and adds the lanes up at the end. x and gy are laid out as for the
 forward pass, as rows (conv_tile.py) or as lanes (conv_lanes.py).
 

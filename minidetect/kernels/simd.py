@@ -9,12 +9,15 @@ of the machine's speed (39 against 110 GFLOP/s). So here a vector is a value tha
 
 and two blocks of sums are written out instruction by instruction:
 
-    outer_tile   the sums over k of  w[k, m] * x[k, p]       for M filters and V vectors of positions p
-    dot_tile     the sums over p of  g[m, p] * x[p + off_t]  for M filters and T taps
+    make_outer_tile   the sums over k of  w[k, m] * x[k, p]       for M filters and V vectors of positions p
+    make_dot_tile     the sums over p of  g[m, p] * x[p + off_t]  for M filters and T taps
 
 LANES is what one register of this machine holds: 16 (AVX-512), 8 (AVX2), 4 (NEON, SSE), or 1 where the
 processor isn't known, which sends every caller to its plain loops. The tile's sizes follow from the number
 of registers, REGISTERS: M * V sums, V vectors of x and one broadcast weight must fit.
+Denormal numbers are computed exactly: nothing here sets a switch that would flush them to zero, since that would
+hold for the user's whole process.
+
 MINIDETECT_LANES=1, 4 or 8 in the environment forces a smaller width, for tests and comparisons.
 """
 
@@ -32,9 +35,9 @@ from numba.core.datamodel import models
 from numba.extending import intrinsic, lower_builtin, register_model, type_callable
 
 __all__ = [
-    "LANES", "TILE_FILTERS", "TILE_VECTORS", "dot_tile", "fma", "load", "maximum", "outer_tile", "splat", "store",
-    "where_positive",
-]
+    "LANES", "TILE_FILTERS", "TILE_VECTORS", "fma", "load", "make_dot_tile", "make_outer_tile", "maximum", "splat",
+    "store", "transpose", "where_positive",
+]  # fmt: skip
 
 
 def host_vectors() -> tuple[int, int]:
@@ -215,7 +218,14 @@ def _sums(builder, rows: int, columns: int):
 
 
 def make_outer_tile(filters: int, vectors: int):
-    """An intrinsic for `filters` x `vectors` sums: see `outer_tile`, which is the full size."""
+    """An intrinsic for the sums of `filters` filters at `vectors` vectors of positions, all kept in registers:
+
+        y[y0 + m*y_step + v*LANES ...] = act(bias[first + m] + sum over k < taps of
+                                             w[w0 + k*filters + m] * x[x0 + offsets[k] + v*x_step ...])
+
+    with act(s) = s where positive, slope[first + m] * s elsewhere. For each k it loads `vectors` vectors of x and
+    broadcasts `filters` weights. All arrays are flat; nothing checks that the positions lie inside them.
+    """
 
     def codegen(context, builder, signature, args):
         x, x0, x_step, offsets, taps, w, w0, bias, slope, first, y, y0, y_step = args
@@ -262,7 +272,14 @@ def make_outer_tile(filters: int, vectors: int):
 
 
 def make_dot_tile(rows: int, taps: int):
-    """An intrinsic for `rows` x `taps` sums: see `dot_tile`, which is the full size."""
+    """An intrinsic for the products of `rows` rows of g with `taps` shifted copies of x, summed over positions:
+
+        out[out0 + t*rows + m] += sum over i < height, p < width of
+                                  g[g0 + m*g_step + i*g_row + p] * x[x0 + offsets[k + t] + i*x_row + q]
+
+    where q goes on by x_step when p goes on by LANES; width is a multiple of LANES. It keeps LANES partial sums
+    of each product and adds them up at the end. All arrays are flat and unchecked, as in make_outer_tile.
+    """
 
     def codegen(context, builder, signature, args):
         g, g0, g_step, g_row, x, x0, x_step, x_row, offsets, k, height, width, out, out0 = args
@@ -304,10 +321,6 @@ def make_dot_tile(rows: int, taps: int):
         ), codegen
 
     return tile
-
-
-outer_tile = make_outer_tile(TILE_FILTERS, TILE_VECTORS)
-dot_tile = make_dot_tile(TILE_FILTERS, TILE_VECTORS)
 
 
 @intrinsic
