@@ -129,7 +129,7 @@ def extd(peers: Peers, budget: float) -> dict:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="a folder with wider/ in it")
-    parser.add_argument("--photos", type=int, default=30, help="how many of them (default: 30)")
+    parser.add_argument("--photos", type=int, default=198, help="how many of them (default: 198)")
     parser.add_argument("--threads", type=int, nargs="+", default=sorted({1, min(2, usable_cores())}))
     parser.add_argument("--only", nargs="+", choices=TASKS, default=TASKS)
     parser.add_argument("--budget", type=float, default=15, help="seconds of timing a task (default: 15)")

@@ -56,6 +56,8 @@ class Peers:
         """An ONNX Runtime session with this many threads, on the processor."""
         options = self.ort.SessionOptions()
         options.intra_op_num_threads = self.threads
+        # Its threads would otherwise wait in a loop, on the cores that the next contestant needs.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
         return self.ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
