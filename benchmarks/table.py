@@ -23,7 +23,7 @@ NAMES |= {"torch, norms folded": "PyTorch (norms folded)", f"{OURS}, not fused":
 
 def tables(documents: Sequence[Mapping]) -> str:
     """Markdown: the machine, one row a family of kernels, one row a whole task."""
-    parts = [machine_line(documents[0]["machine"])]
+    parts = [machine_line(max((d["machine"] for d in documents), key=len))]  # the one that names the peers
     runs = [run for document in documents for run in document.get("runs", ())]
     whole = [row for document in documents for row in document.get("whole", ())]
     if runs:
