@@ -3,7 +3,7 @@
 `Pipeline` knows boxes, thresholds and levels, but no network: it asks `look_everywhere` and `look_again`, which
 facecraft.py answers through the autograd (to be read, and to be trained) and facecraft_fused.py for speed.
 
-Left out: the paper's own fast version of the test pipeline beyond what its section 6.5 describes.
+Not in the paper: NMS between the stages, the second look, and the limit on proposals; see facecraft.Cascade.
 """
 
 from __future__ import annotations
