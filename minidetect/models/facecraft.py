@@ -10,7 +10,7 @@ Qin, Yan, Li, Hu: "Joint Training of Cascaded CNN for Face Detection", CVPR 2016
 
 Contents: ProposalNet (x12), PatchNet (x24, x48), SeparateCascade, JointCascade. The training loss of the
 joint network, Eq. (6), is `Cascade.losses`; the test pipeline of section 4.3 is in facecraft_pipeline.py, and the same
-nets for speed alone are in facecraft_fused.py./
+nets for speed alone are in facecraft_fused.py.
 
 Letters: N patches, S patch side, F features, R rows that pass a threshold.
 
