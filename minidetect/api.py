@@ -73,7 +73,8 @@ def shipped_models() -> list[ShippedModel]:
 def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Detector:
     """A detector by the name of a model that ships, or from a weights file of one's own training.
 
-    thorough: half as fast; finds a few more faces among the least certain ones (README, "How fast").
+    thorough: looks at twice as many boxes, takes half as long again, and finds a few more faces among the least
+        certain ones (README, "Default or thorough").
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights.
     """
     shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.npz"))}

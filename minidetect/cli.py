@@ -42,7 +42,7 @@ if TYPE_CHECKING:
 
 # About so many kernels are compiled before a first detection, and further ones for a training; a test counts.
 DETECTION_KERNELS, TRAINING_KERNELS = 39, 24
-THOROUGH = "half as fast; a few more faces among the least certain"
+THOROUGH = "takes half as long again, for a few more faces among the least certain"
 MODEL_HELP = "one that ships (see `minidetect models`), or a weights file (default: facecraft)"
 
 # The library is imported inside the functions: `--threads` must be set before NumPy loads its BLAS, and

@@ -24,6 +24,7 @@ LAYOUTS = ("rows", "lanes", "points")
 def use_layout(monkeypatch, layout: str) -> None:
     for module in (conv_fast, conv_tile_weights):
         monkeypatch.setattr(module, "use_lanes", lambda images, g: layout == "lanes")
+    monkeypatch.setattr(conv_fast, "POINTS_PAY", 1)
     usual = conv_points.suits_points
     monkeypatch.setattr(conv_fast, "suits_points", lambda *a: layout == "points" and usual(*a))
 
@@ -111,6 +112,17 @@ def test_a_wrong_tap_is_seen(monkeypatch, layout):
     monkeypatch.setattr(conv_fast, "forward_taps", one_column_off)
     with pytest.raises(AssertionError, match="y"):
         check(*problem(np.random.default_rng(2), 16, 3, 4, 9, 9, (3, 3), 1, 1, 1))
+
+
+@pytest.mark.parametrize("shape", [(1, 32, 32, 40, 60, (3, 3), 1, 1, 1), (1, 16, 16, 40, 60, (5, 5), 1, 2, 1)])
+def test_points_round_little_more_than_the_plain_sum(shape):
+    x, w, _, where = problem(np.random.default_rng(4), *shape)
+    exact, errors = conv2d_forward(x.astype(np.float64), w.astype(np.float64), None, *where), {}
+    for layout in ("rows", "points"):
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            use_layout(monkeypatch, layout)
+            errors[layout] = np.sqrt(((conv2d_forward(x, w, None, *where) - exact) ** 2).mean())
+    assert errors["points"] != errors["rows"] and errors["points"] < 4 * errors["rows"]
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -102,6 +102,17 @@ def test_winograds_points_by_hand():
     np.testing.assert_allclose(outputs, [7, 10, 13])
 
 
+def test_winograd_rounds_little_more_than_the_plain_sum(rng, monkeypatch):
+    x = rng.standard_normal((LANES, 32, 11, 11)).astype(np.float32)
+    first = layer(rng, 32, 48, 3, slope=1.0)
+    layers = [first, layer(rng, 48, 6, 9, slope=1.0)]
+    exact, errors = by_layers(x, layers), []
+    for channels in (1, 1000):  # always, never
+        monkeypatch.setattr(lanes, "WINOGRAD_CHANNELS", channels)
+        errors.append(np.sqrt(((in_lanes(x, layers) - exact) ** 2).mean()))
+    assert 0 < errors[0] < 5 * errors[1]
+
+
 def test_a_nan_stays_with_its_patch(rng):
     x = rng.standard_normal((LANES + 3, 3, 12, 12)).astype(np.float32)
     x[LANES + 1, 1, 5, 5] = np.nan
@@ -116,8 +127,8 @@ def test_no_patches(rng):
 
 def test_halve(rng):
     x = rng.standard_normal((5, 3, 8, 8)).astype(np.float32)
-    packed = to_lanes(x).reshape(1, -1)
-    y = np.empty((1, packed.size // 4), np.float32)
+    packed = to_lanes(x).reshape(-1, 3 * 8 * 8 * LANES)
+    y = np.empty((len(packed), packed.shape[1] // 4), np.float32)
     halve(packed, 8, y)
     expected = to_lanes(x.reshape(5, 3, 4, 2, 4, 2).mean(axis=(3, 5)))
     np.testing.assert_allclose(y.reshape(expected.shape), expected, atol=1e-6)
@@ -143,7 +154,7 @@ def test_fused_nets_say_the_same(kind, tables, photo, rng):
             np.testing.assert_allclose(ours, theirs, atol=2e-5)
     corners = rng.uniform(-10, 100, (37, 2))
     squares = np.concatenate([corners, corners + rng.uniform(8, 60, (37, 1))], axis=1).astype(np.float32)
-    for stage in range(3):
+    for stage in (1, 2):
         for ours, theirs in zip(
             fused.look_again(pyramid, squares, stage), cascade.look_again(pyramid, squares, stage), strict=True
         ):

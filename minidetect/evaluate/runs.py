@@ -1,6 +1,6 @@
 """Run a detector over a benchmark's photos: FDDB for reporting, WIDER FACE for choosing settings.
 
-A model is anything with `detect_with_report(image, min_face, min_score)`, as `models/facecraft.py` has it.
+A model is anything with `detect_with_report(image, min_face, min_score)`, as `models/facecraft_pipeline.py` has it.
 """
 
 from __future__ import annotations

@@ -9,7 +9,7 @@ The gradients follow from the sum: w[o, c, u, v] meets x[.., i*S - P + u*D, ..] 
 x receives w * gy from there, and w receives x * gy, summed over all n, i, j.
 
 Read `_forward`, `_input_gradient` and `_weight_gradient` first: the plain loops, which say all of it. They
-run for float64 (gradient checks) and where no vector unit is known. The same sums, three times as fast in
+run for float64 (gradient checks) and where no vector unit is known. The same sums, several times as fast in
 float32, are in conv_fast.py and conv_tile_weights.py; one filter a channel (C = G = O) is in depthwise.py.
 tests/test_conv_tile.py holds them together.
 """

@@ -3,7 +3,7 @@
 A row of a small map is shorter than a vector. So here a vector is made of *images*: a block of LANES of them
 is turned from (LANES, C, H, W) into (C, H, W, LANES), and a vector holds the same pixel of each. No width,
 stride or tap ever breaks it, and the tile of conv_tile.py runs at full speed on a map of 1 x 1. It costs a
-transpose on the way in and out, about 0.4 ns a number; lanes.py stays in this layout for a whole net.
+transpose on the way in and out; lanes.py stays in this layout for a whole net.
 
 Letters: N images, C input channels, O filters, H W input size, PH PW output size.
 """

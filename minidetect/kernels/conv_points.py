@@ -13,7 +13,8 @@ product of two polynomials, and a product is known from its values at as many po
 taken before the return, by the same register tile as in conv_tile.py: at each point the rest is a convolution
 with 1 x KW filters. So a row stays a row of numbers in memory, and nothing has to be shuffled.
 
-Rounding: about five times that of the plain float32 sum for 3 taps, ten times for 5 (tests/test_conv_tile.py).
+Rounding: about twice that of the plain float32 sum, for 3 taps and for 5 (tests/test_conv_tile.py holds it under
+four times).
 
 Letters: N images, C input channels, O filters, H W input size, PH PW output size; Q groups of GROUP output rows
 in a task, P points.

@@ -73,7 +73,7 @@ def _by_rows(gy, x, g, tap_row, tap_column, band, chunks, widths, parts):
     """gy (N, O, PH, PW), x (N, C, H, W) -> parts (chunks, O*K): bands of rows, dealt out to the chunks."""
     images, channels = x.shape[:2]
     bands = (g.out_h + band - 1) // band
-    columns, total = g.out_w + g.halo_w, images * ((g.out_h + band - 1) // band)
+    columns, total = g.out_w + g.halo_w, images * bands
     for chunk in prange(chunks):
         part = parts[chunk]
         part[:] = 0

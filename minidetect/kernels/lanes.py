@@ -1,7 +1,7 @@
 """A small net over a batch of patches in one kernel, for inference: LANES patches side by side all the way.
 
 A cascade looks at hundreds of patches with nets of a few layers. Layer by layer over the whole batch, every
-map goes out to memory and comes back, and is transposed for every convolution (conv_tile.py). Here a block
+map goes out to memory and comes back, and is transposed for every convolution (conv_lanes.py). Here a block
 of LANES patches goes through all layers while its maps are still in the cache, and never leaves the layout
 
     (C, S, S, LANES)    channel, row, column, patch
@@ -41,7 +41,6 @@ class Layer(NamedTuple):
     b: np.ndarray
     slope: float
     pool: int = 0
-
 
     def slopes(self) -> np.ndarray:
         """The slope of each filter, (F,)."""
@@ -248,8 +247,8 @@ def run_stack(stack: Stack, x: np.ndarray, side: int, y: np.ndarray) -> None:
     if workers == 1:
         _run_groups(0, groups, *arguments)
         return
-    # Python's threads rather than prange: a call costs 30 microseconds more, of milliseconds, and the kernel,
-    # which is large, compiles in half the time.
+    # Python's threads rather than prange: waking them is slower, but a call takes milliseconds, and the kernel, which
+    # is large, compiles seconds faster.
     edges = [groups * k // workers for k in range(workers + 1)]
     others = [
         _helpers(workers - 1).submit(_run_groups, edges[k], edges[k + 1], *arguments) for k in range(1, workers)

@@ -1,8 +1,8 @@
 """Vectors of float32 for Numba kernels, and the register tiles that convolution is built from.
 
 LLVM turns a plain loop into vector instructions by itself, but it can't keep a block of sums in registers
-while it walks over channels and taps: it loads and stores each sum again at every step, and reaches a third
-of the machine's speed (39 against 110 GFLOP/s). So here a vector is a value that a kernel can name:
+while it walks over channels and taps: it loads and stores each sum again at every step, and reaches a fraction
+of the machine's speed. So here a vector is a value that a kernel can name:
 
     v = load(x, i)                        x[i], x[i + 1], ... x[i + LANES - 1] of a flat float32 array
     store(y, i, fma(splat(w), v, acc))    y[i ...] = w * v + acc, lane by lane, rounded once
@@ -12,11 +12,12 @@ and two blocks of sums are written out instruction by instruction:
     make_outer_tile   the sums over k of  w[k, m] * x[k, p]       for M filters and V vectors of positions p
     make_dot_tile     the sums over p of  g[m, p] * x[p + off_t]  for M filters and T taps
 
-LANES is what one register of this machine holds: 16 (AVX-512), 8 (AVX2), 4 (NEON, SSE), or 1 where the
-processor isn't known, which sends every caller to its plain loops. The tile's sizes follow from the number
-of registers, REGISTERS: M * V sums, V vectors of x and one broadcast weight must fit.
-Denormal numbers are computed exactly: nothing here sets a switch that would flush them to zero, since that would
-hold for the user's whole process.
+LANES is what one register of this machine holds: 16 (AVX-512), 8 (AVX2), 4 (NEON), or 1 where the processor
+isn't known: convolution then takes its plain loops, and nets in lanes run one patch at a time. The tile's sizes
+follow from the number of registers, REGISTERS: M * V sums, V vectors of x and one broadcast weight must fit.
+
+Denormal numbers are computed exactly: nothing here sets a switch that would flush them to zero, since that
+would hold for the user's whole process.
 
 MINIDETECT_LANES=1, 4 or 8 in the environment forces a smaller width, for tests and comparisons.
 """

@@ -210,9 +210,7 @@ class Cascade(Module, Pipeline):
         return features if self.joint else None
 
     def classify(self, stage: int, x: Tensor) -> Prediction:
-        """The prediction of stage 0 to 2 (x12, x24, x48) for patches x (N, 3, S, S) of that stage's size."""
-        if stage == 0:
-            return self.x12.predict(self.x12.features(x))
+        """The prediction of stage 1 (x24) or 2 (x48) alone, for patches x (N, 3, S, S) of that stage's size."""
         shared = None
         if self.joint:  # (N, 16, 1, 1) -> (N, 16)
             shared = flatten(self.x12.features(avg_pool2d(x, SIZES[stage] // SIZES[0])))

@@ -5,7 +5,7 @@
                          in that layout, and handed from branch to branch in it
 
 A copy of the weights is made once, in the order in which the kernels read them; later training doesn't reach
-it. tests/test_facecraft_fused.py holds it to the cascade it was made from.
+it. tests/test_lanes.py holds it to the cascade it was made from.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class FusedCascade(Pipeline):
         patch_nets = (cascade.x24, cascade.x48)
         self.stacks = [make_stack(proposal_layers[:-1], SIZES[0])]
         self.stacks += [make_stack([*conv_layers(net.stack), fc_layer(net)], net.size) for net in patch_nets]
-        self.heads = [make_stack(proposal_layers[-1:], 1), *(make_stack([patch_head(net)], 1) for net in patch_nets)]
+        self.heads = [make_stack([patch_head(net)], 1) for net in patch_nets]
         self.widths = [stack.features for stack in self.stacks]  # features of a branch's own
         if self.joint:  # ... and of those above it
             self.widths = np.cumsum(self.widths).tolist()
@@ -57,7 +57,7 @@ class FusedCascade(Pipeline):
         patches = pyramid.crop_lanes(squares, SIZES[stage], self.mean_colour, 1 / 128)
         features = self.features(patches.reshape(len(patches), -1), stage)  # (B, 3, S, S, LANES) -> (B, ...)
         heads = np.empty((len(features), 6, LANES), np.float32)
-        run_stack(self.heads[stage], features, 1, heads.reshape(len(heads), -1))
+        run_stack(self.heads[stage - 1], features, 1, heads.reshape(len(heads), -1))
         outputs = heads.transpose(1, 0, 2).reshape(6, -1)[:, : len(squares)]  # (B, 6, LANES) -> (6, N)
         return face_probability(*outputs[:2]), outputs[2:].T
 

@@ -68,7 +68,7 @@ class Pipeline:
     batch = 128  # patches at a time: a bound on memory
 
     def thorough(self) -> Pipeline:
-        """A copy that passes over nothing for speed: no second look, and the thresholds the nets were chosen with."""
+        """A copy without the second look and with the settings between the stages that the nets were chosen with."""
         twin = copy.copy(self)
         twin.thresholds = (0.1, 0.1, self.thresholds[2])
         twin.second_look, twin.stage_nms = None, (0.7, 0.7)
@@ -79,7 +79,7 @@ class Pipeline:
         raise NotImplementedError
 
     def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
-        """Stage 0 to 2 (x12, x24, x48) at squares (N, 4): P(face) (N,) and the deltas (N, 4)."""
+        """Stage 1 (x24) or 2 (x48) at squares (N, 4): P(face) (N,) and the deltas (N, 4)."""
         raise NotImplementedError
 
     def box_coder(self, stage: int) -> BoxCoder:
