@@ -9,7 +9,7 @@ The gradients follow from the sum: w[o, c, u, v] meets x[.., i*S - P + u*D, ..] 
 x receives w * gy from there, and w receives x * gy, summed over all n, i, j.
 
 Read `_forward`, `_input_gradient` and `_weight_gradient` first: the plain loops, which say all of it. They
-run for float64 (gradient checks) and where no vector unit is known. The same sums, several times as fast in
+run for float64 (gradient checks) and where no vector unit is known. The same sums, many times as fast in
 float32, are in conv_fast.py and conv_tile_weights.py; one filter a channel (C = G = O) is in depthwise.py.
 tests/test_conv_tile.py holds them together.
 """
@@ -20,8 +20,8 @@ import numpy as np
 
 import minidetect.kernels.conv_fast as conv_fast
 import minidetect.kernels.conv_tile_weights as conv_tile_weights
-from minidetect.kernels.depthwise import depthwise_backward, depthwise_forward
-from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
+from minidetect.kernels.depthwise import add_row, depthwise_backward, depthwise_forward, tap_range
+from minidetect.kernels.dispatch import parallel_kernel, prange
 from minidetect.kernels.simd import LANES
 
 
@@ -33,13 +33,6 @@ def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int
 # ---------------------------------------------------------------------------------------- the plain loops
 
 
-@kernel
-def _inside(first, stride, size, count):
-    """The range of i < count with 0 <= first + i*stride < size."""
-    start = max(0, -(first // stride))
-    return start, max(start, min(count, -((first - size) // stride)))
-
-
 @parallel_kernel
 def _forward(x, w, b, stride, padding, dilation, y):
     """x (N, C, H, W), w (O, C, KH, KW), b (O,) -> y (N, O, PH, PW)."""
@@ -49,14 +42,12 @@ def _forward(x, w, b, stride, padding, dilation, y):
         y[n, o] = b[o]
         for c in range(channels):
             for u in range(kernel_h):
-                top = u * dilation - padding
-                i0, i1 = _inside(top, stride, x.shape[2], y.shape[2])
+                i0, i1, top = tap_range(u, x.shape[2], y.shape[2], stride, padding, dilation)
                 for v in range(kernel_w):
-                    left = v * dilation - padding
-                    j0, j1 = _inside(left, stride, x.shape[3], y.shape[3])
+                    j0, j1, left = tap_range(v, x.shape[3], y.shape[3], stride, padding, dilation)
                     for i in range(i0, i1):
-                        for j in range(j0, j1):
-                            y[n, o, i, j] += w[o, c, u, v] * x[n, c, i * stride + top, j * stride + left]
+                        row = x[n, c, top + (i - i0) * stride]
+                        add_row(y[n, o, i, j0:j1], w[o, c, u, v], row, left, stride)
 
 
 @parallel_kernel
@@ -68,14 +59,13 @@ def _input_gradient(gy, w, stride, padding, dilation, gx):
         gx[n, c] = 0
         for o in range(filters):
             for u in range(kernel_h):
-                top = u * dilation - padding
-                i0, i1 = _inside(top, stride, gx.shape[2], gy.shape[2])
+                i0, i1, top = tap_range(u, gx.shape[2], gy.shape[2], stride, padding, dilation)
                 for v in range(kernel_w):
-                    left = v * dilation - padding
-                    j0, j1 = _inside(left, stride, gx.shape[3], gy.shape[3])
+                    j0, j1, left = tap_range(v, gx.shape[3], gy.shape[3], stride, padding, dilation)
                     for i in range(i0, i1):
-                        for j in range(j0, j1):
-                            gx[n, c, i * stride + top, j * stride + left] += w[o, c, u, v] * gy[n, o, i, j]
+                        row, source = gx[n, c, top + (i - i0) * stride], gy[n, o, i, j0:j1]
+                        for j in range(source.size):
+                            row[left + j * stride] += w[o, c, u, v] * source[j]
 
 
 @parallel_kernel
@@ -85,16 +75,15 @@ def _weight_gradient(gy, x, stride, padding, dilation, gw):
     for pair in prange(filters * channels):
         o, c = pair // channels, pair % channels
         for u in range(kernel_h):
-            top = u * dilation - padding
-            i0, i1 = _inside(top, stride, x.shape[2], gy.shape[2])
+            i0, i1, top = tap_range(u, x.shape[2], gy.shape[2], stride, padding, dilation)
             for v in range(kernel_w):
-                left = v * dilation - padding
-                j0, j1 = _inside(left, stride, x.shape[3], gy.shape[3])
-                total = gy[0, 0, 0, 0] * 0
+                j0, j1, left = tap_range(v, x.shape[3], gy.shape[3], stride, padding, dilation)
+                total = gw.dtype.type(0)
                 for n in range(len(x)):
                     for i in range(i0, i1):
-                        for j in range(j0, j1):
-                            total += gy[n, o, i, j] * x[n, c, i * stride + top, j * stride + left]
+                        row, source = x[n, c, top + (i - i0) * stride], gy[n, o, i, j0:j1]
+                        for j in range(source.size):
+                            total += source[j] * row[left + j * stride]
                 gw[o, c, u, v] = total
 
 

@@ -20,7 +20,7 @@ from minidetect.kernels.simd import LANES
 
 
 @kernel
-def _tap_range(tap, length, out_length, stride, padding, dilation):
+def tap_range(tap, length, out_length, stride, padding, dilation):
     """Outputs first ... last - 1 along an axis read a real pixel through `tap`; `first` reads pixel `start`."""
     shift = tap * dilation - padding
     first = max(0, -(shift // stride))  # the smallest i with i * stride + shift >= 0
@@ -29,7 +29,7 @@ def _tap_range(tap, length, out_length, stride, padding, dilation):
 
 
 @kernel
-def _add_row(out, weight, row, start, stride):
+def add_row(out, weight, row, start, stride):
     """out[j] += weight * row[start + j * stride]"""
     if stride == 1:
         pixels = row[start:]
@@ -52,8 +52,8 @@ def _plain_forward(x, w, b, stride, padding, dilation, y):
                 yy = i * stride - padding + u * dilation
                 if 0 <= yy < height:
                     for v in range(w.shape[2]):
-                        first, last, xx = _tap_range(v, width, y.shape[3], stride, padding, dilation)
-                        _add_row(y[n, c, i, first:last], w[c, u, v], x[n, c, yy], xx, stride)
+                        first, last, xx = tap_range(v, width, y.shape[3], stride, padding, dilation)
+                        add_row(y[n, c, i, first:last], w[c, u, v], x[n, c, yy], xx, stride)
 
 
 @parallel_kernel
@@ -68,7 +68,7 @@ def _plain_input_gradient(gy, w, stride, padding, dilation, gx):
                 yy = i * stride - padding + u * dilation
                 if 0 <= yy < height:
                     for v in range(w.shape[2]):
-                        first, last, xx = _tap_range(v, width, gy.shape[3], stride, padding, dilation)
+                        first, last, xx = tap_range(v, width, gy.shape[3], stride, padding, dilation)
                         for j in range(last - first):
                             gx[n, c, yy, xx + j * stride] += w[c, u, v] * gy[n, c, i, first + j]
 
@@ -85,7 +85,7 @@ def _plain_weight_gradient(gy, x, stride, padding, dilation, gw):
                     yy = i * stride - padding + u * dilation
                     if 0 <= yy < height:
                         for v in range(gw.shape[2]):
-                            first, last, xx = _tap_range(v, width, gy.shape[3], stride, padding, dilation)
+                            first, last, xx = tap_range(v, width, gy.shape[3], stride, padding, dilation)
                             for j in range(last - first):
                                 gw[c, u, v] += gy[n, c, i, first + j] * x[n, c, yy, xx + j * stride]
 
