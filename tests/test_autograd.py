@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -144,6 +146,26 @@ def test_no_grad_records_nothing():
 def test_no_grad_ends_with_an_exception():
     with pytest.raises(ZeroDivisionError), no_grad():
         1 / 0  # noqa: B018
+    assert (leaf(1.0) * 2).requires_grad
+
+
+def test_no_grad_is_of_its_own_thread():
+    """Entered and left in turns by two threads, a switch of the whole process would end up off."""
+    inside, leave = threading.Event(), threading.Event()
+
+    def detect():
+        with no_grad():
+            inside.set()
+            leave.wait(10)
+
+    thread = threading.Thread(target=detect)
+    thread.start()
+    assert inside.wait(10)
+    with no_grad():
+        pass
+    assert (leaf(1.0) * 2).requires_grad  # while the other thread is still inside
+    leave.set()
+    thread.join()
     assert (leaf(1.0) * 2).requires_grad
 
 

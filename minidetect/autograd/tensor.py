@@ -15,12 +15,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import numpy as np
 
-_grad_enabled = True
-_nan_check_step: object = None  # None: off; otherwise what to call the current step in an error
+# Each thread has its own value of a ContextVar: one that only detects does not switch off another's training.
+_grad_enabled = ContextVar("grad_enabled", default=True)
+_nan_check_step: ContextVar[object] = ContextVar("nan_check_step", default=None)  # None: off; else the step's name
 FLOATS = (np.float32, np.float64)
 
 
@@ -154,9 +156,9 @@ class Function:
 
     def __call__(self, *inputs: Any) -> Tensor:
         tensors = tuple(x if isinstance(x, Tensor) else Tensor(x) for x in inputs)
-        self.needs = tuple(_grad_enabled and x.requires_grad for x in tensors)
+        self.needs = tuple(_grad_enabled.get() and x.requires_grad for x in tensors)
         output = Tensor(self.forward(*(x.data for x in tensors)))
-        if _nan_check_step is not None:
+        if _nan_check_step.get() is not None:
             check_finite(output.data, f"the output of {self.name}", tensors)
         if any(self.needs):
             output.requires_grad = True
@@ -181,7 +183,7 @@ class Function:
                 raise ValueError(
                     f"{self.name}.backward: gradient {i} has shape {gx.shape}, its input has {x.shape}"
                 )
-            if _nan_check_step is not None and x.requires_grad:
+            if _nan_check_step.get() is not None and x.requires_grad:
                 check_finite(gx, f"gradient {i} of {self.name}", self.inputs)
         return gradients
 
@@ -211,12 +213,11 @@ def topological_order(root: Tensor) -> list[Tensor]:
 @contextmanager
 def no_grad() -> Iterator[None]:
     """Inside, operations record no graph: for inference, and for updating parameters."""
-    global _grad_enabled
-    before, _grad_enabled = _grad_enabled, False
+    token = _grad_enabled.set(False)
     try:
         yield
     finally:
-        _grad_enabled = before
+        _grad_enabled.reset(token)
 
 
 @contextmanager
@@ -226,12 +227,11 @@ def nan_check(step: object = "?") -> Iterator[None]:
     step: what to call this moment in the error, such as the number of the training step.
     Raises FloatingPointError that names the operation in which the first bad value appeared.
     """
-    global _nan_check_step
-    before, _nan_check_step = _nan_check_step, step
+    token = _nan_check_step.set(step)
     try:
         yield
     finally:
-        _nan_check_step = before
+        _nan_check_step.reset(token)
 
 
 def check_finite(array: np.ndarray, what: str, inputs: tuple[Tensor, ...] = ()) -> None:
@@ -242,6 +242,6 @@ def check_finite(array: np.ndarray, what: str, inputs: tuple[Tensor, ...] = ()) 
     where = tuple(int(i) for i in np.argwhere(bad)[0])
     shapes = ", ".join(f"{x.name or 'input'} {x.shape}" for x in inputs)
     raise FloatingPointError(
-        f"step {_nan_check_step}: {what} is {array[where]} at index {where} "
+        f"step {_nan_check_step.get()}: {what} is {array[where]} at index {where} "
         f"({int(bad.sum())} of {array.size} values are not finite); inputs: {shapes or 'none'}"
     )
