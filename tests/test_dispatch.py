@@ -12,6 +12,7 @@ import pytest
 
 from minidetect.kernels import conv, dispatch, iou, nms, pool, prelu, resize, roi_pool, threads
 from minidetect.kernels.dispatch import get_num_threads, num_threads, parallel_kernel, prange, set_num_threads
+from minidetect.kernels.products import product
 
 needs_two = pytest.mark.skipif(threads.max_threads() < 2, reason="this process was started for one thread only")
 RNG = np.random.default_rng(7)
@@ -159,3 +160,21 @@ def test_nan_and_infinity_are_kept_by_every_kind_of_kernel():
         with np.errstate(all="ignore"):
             assert make(see)(np.float32(np.nan)) == (True, False)
             assert make(see)(np.float32(np.inf)) == (False, True)
+
+
+def test_products_use_one_thread_and_leave_the_others_as_they_were(rng, monkeypatch):
+    """OpenBLAS' waiting threads would keep a processor from the next kernel."""
+    if threads.blas_threads() is None:
+        pytest.skip("this NumPy's BLAS cannot be asked for its threads")
+    before, seen, matmul = threads.blas_threads(), [], np.matmul
+
+    def watched(*arguments, **settings):
+        seen.append(threads.blas_threads())
+        return matmul(*arguments, **settings)
+
+    monkeypatch.setattr(np, "matmul", watched)
+    a, b, out = rng.standard_normal((5, 3)), rng.standard_normal((3, 4)), np.empty((5, 4))
+    assert product(a, b, out) is out and np.allclose(out, a @ b)
+    with pytest.raises(ValueError, match="matmul"):
+        product(a, a)
+    assert seen == [1, 1] and threads.blas_threads() == before

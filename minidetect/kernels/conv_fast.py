@@ -24,6 +24,7 @@ from minidetect.kernels.conv_tile import (
     pack_filters,
 )  # fmt: skip
 from minidetect.kernels.pool import max_pool_values
+from minidetect.kernels.products import product
 from minidetect.kernels.simd import LANES
 
 POINTS_PAY = 3000  # output positions from which evaluating the filters at points is repaid in one call
@@ -153,7 +154,7 @@ def is_matrix(x: np.ndarray, w: np.ndarray, stride: int, padding: int) -> bool:
 def matrix_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray) -> None:
     """x (N, C, H, W), w (O, C, 1, 1), b (O,) -> y (N, O, H, W): for each image (O, C) @ (C, H*W) + b."""
     for x_n, y_n in zip(as_matrices(x), as_matrices(y), strict=True):
-        np.dot(w[:, :, 0, 0], x_n, out=y_n)
+        product(w[:, :, 0, 0], x_n, out=y_n)
         if b is not None:
             y_n += b[:, None]
 
@@ -163,14 +164,14 @@ def matrix_input_gradient(
 ) -> None:
     """For each image (C, O) @ (O, H*W)."""
     for gy_n, gx_n in zip(as_matrices(gy), as_matrices(gx), strict=True):
-        np.matmul(w[:, :, 0, 0].T, gy_n, out=gx_n)
+        product(w[:, :, 0, 0].T, gy_n, out=gx_n)
 
 
 def matrix_weight_gradient(
     gy: np.ndarray, x: np.ndarray, stride: int, padding: int, dilation: int, gw: np.ndarray
 ) -> None:
     """The sum over images of (O, H*W) @ (H*W, C)."""
-    products = [gy_n @ x_n.T for gy_n, x_n in zip(as_matrices(gy), as_matrices(x), strict=True)]
+    products = [product(gy_n, x_n.T) for gy_n, x_n in zip(as_matrices(gy), as_matrices(x), strict=True)]
     gw[:, :, 0, 0] = products[0] if len(products) == 1 else np.sum(products, axis=0)
 
 

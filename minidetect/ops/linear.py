@@ -6,6 +6,7 @@ N: rows (samples), I: inputs, O: outputs. The products are BLAS calls through Nu
 from __future__ import annotations
 
 from minidetect.autograd.tensor import Function, Tensor
+from minidetect.kernels.products import product
 
 
 class MatMul(Function):
@@ -19,10 +20,10 @@ class MatMul(Function):
         if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
             raise ValueError(f"matmul needs (N, K) @ (K, M), got {a.shape} @ {b.shape}")
         self.a, self.b = a, b
-        return a @ b
+        return product(a, b)
 
     def backward(self, gy):
-        return gy @ self.b.T, self.a.T @ gy
+        return product(gy, self.b.T), product(self.a.T, gy)
 
 
 class Linear(Function):
@@ -34,12 +35,12 @@ class Linear(Function):
         if b is not None and b.shape != w.shape[:1]:
             raise ValueError(f"linear needs b {w.shape[:1]}, one number an output, got {b.shape}")
         self.x, self.w = x, w
-        y = x @ w.T
+        y = product(x, w.T)
         return y if b is None else y + b
 
     def backward(self, gy):
-        gx = gy @ self.w if self.needs[0] else None
-        gw = gy.T @ self.x if self.needs[1] else None
+        gx = product(gy, self.w) if self.needs[0] else None
+        gw = product(gy.T, self.x) if self.needs[1] else None
         return (gx, gw) if len(self.needs) == 2 else (gx, gw, gy.sum(axis=0))
 
 

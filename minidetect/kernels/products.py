@@ -1,0 +1,20 @@
+"""Matrix products by NumPy's BLAS, on one thread.
+
+OpenBLAS' own threads wait for the next product in a loop that keeps their processor busy, for some 20 ms. The next
+kernel of Numba finds no free processor then: on two cores, a training step of a small network, which takes turns
+between both, took 93 ms with two threads each, and 23 ms with two for the kernels and one for the products. So a
+product is computed by the thread that asks for it. Everybody else's products keep their number of threads, and the
+result does not depend on how many there are.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidetect.kernels.threads import one_blas_thread
+
+
+def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """a (M, K) @ b (K, N) -> (M, N); out: where to, else a new array."""
+    with one_blas_thread():
+        return np.matmul(a, b, out=out)
