@@ -178,6 +178,7 @@ def test_switches_that_change_the_code_are_told_apart(copy):
     assert copy.run(code=past_the_end, NUMBA_BOUNDSCHECK="1") == "caught"
     assert copy.run("float64") == "float64 26.0 0"
     assert copy.run("float64", MINIDETECT_LANES="1") == "float64 26.0 2"
+    assert copy.run("float64", MINIDETECT_BUDGET="smoke") == "float64 26.0 0"  # changes no code
 
 
 def test_kernels_from_one_maker_are_told_apart():
