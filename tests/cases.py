@@ -19,6 +19,7 @@ from minidetect.ops.dropout import dropout
 from minidetect.ops.pool import avg_pool2d, max_pool2d
 from minidetect.ops.resize import resize
 from minidetect.ops.roi_pool import roi_pool
+from minidetect.ops.roi_warp import roi_warp
 from minidetect.ops.threshold import take_rows
 from minidetect.reference import nn_ops as slow
 
@@ -52,6 +53,8 @@ ROIS = np.array([
     [0, -3, -2, 4, 3],        # partly off the map
     [1, 20, 20, 30, 30],      # off the map: empty bins
 ], np.float32)  # fmt: skip
+WARPED = np.array([[1, 1, 6, 5], [2.3, 0.4, 8.1, 6.2], [4, 3, 4, 3], [-3, -2, 4, 30]])  # inside, a point, beyond
+WARPED_IMAGE = np.array([0, 1, 1, 0])
 ROWS = np.array([3, 0, 3])
 MEAN, VAR = np.array([0.3, -0.2, 1.0]), np.array([0.5, 2.0, 1.5])
 KEEP = (np.random.default_rng(5).random((4, 7), dtype=np.float32) >= 0.3) / 0.7  # what dropout draws below
@@ -202,6 +205,23 @@ CASES = [
         lambda t: roi_pool(t, ROIS * [1, 8, 8, 8, 8], (7, 7), 0.125, inclusive=True),
         lambda a: slow.roi_pool(a, ROIS, (7, 7), inclusive=True),
         ((2, 2, 7, 9),),
+        batch=False,
+    ),
+    Case(
+        "roi_warp",
+        lambda x, moves: roi_warp(x, elementwise.add(moves, WARPED.astype(moves.dtype)), WARPED_IMAGE, (3, 2)),
+        lambda x, moves: slow.roi_warp(x, moves + WARPED, WARPED_IMAGE, (3, 2)),
+        ((2, 3, 7, 9), (4, 4)),
+        batch=False,
+        linear=True,
+    ),
+    Case(
+        "roi_warp scale",
+        lambda x, moves: roi_warp(
+            x, elementwise.add(moves, 8 * WARPED.astype(moves.dtype)), WARPED_IMAGE, (4, 5), 0.125
+        ),
+        lambda x, moves: slow.roi_warp(x, moves + 8 * WARPED, WARPED_IMAGE, (4, 5), 0.125),
+        ((2, 2, 6, 1), (4, 4)),
         batch=False,
     ),
     # the rest

@@ -38,10 +38,12 @@ class Linear(Module):
     std: standard deviation of the initial weights; None for He's rule, which suits a layer before a ReLU.
     """
 
-    def __init__(self, inputs: int, outputs: int, rng: np.random.Generator, std: float | None = None) -> None:
+    def __init__(
+        self, inputs: int, outputs: int, rng: np.random.Generator, std: float | None = None, bias: bool = True
+    ) -> None:
         shape = (outputs, inputs)
         self.weight = parameter(he_normal(shape, rng) if std is None else normal(shape, rng, std))
-        self.bias = parameter(np.zeros(outputs, np.float32))
+        self.bias = parameter(np.zeros(outputs, np.float32)) if bias else None
 
     def __call__(self, x: Tensor) -> Tensor:
         return linear(x, self.weight, self.bias)

@@ -108,6 +108,20 @@ def roi_pool(
     return y
 
 
+def roi_warp(
+    x: np.ndarray, boxes: np.ndarray, image: np.ndarray, size: tuple[int, int], spatial_scale: float = 1.0
+) -> np.ndarray:
+    """x (N, C, H, W), boxes (R, 4), image (R,) -> (R, C, PH, PW): interpolated at the middles of PH x PW parts."""
+    y = np.zeros((len(boxes), x.shape[1], *size), x.dtype)
+    for r, (x1, y1, x2, y2) in enumerate(boxes):
+        across = (x1 + (np.arange(size[1]) + 0.5) / size[1] * (x2 - x1)) * spatial_scale
+        down = (y1 + (np.arange(size[0]) + 0.5) / size[0] * (y2 - y1)) * spatial_scale
+        for c, plane in enumerate(x[int(image[r])]):
+            columns = np.array([np.interp(across, np.arange(x.shape[3]) + 0.5, row) for row in plane])  # (H, PW)
+            y[r, c] = np.array([np.interp(down, np.arange(x.shape[2]) + 0.5, column) for column in columns.T]).T
+    return y
+
+
 def leaky_relu(x: np.ndarray, slope: float = 0.01) -> np.ndarray:
     y = x.copy()
     y[x < 0] *= slope
