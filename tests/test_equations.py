@@ -16,6 +16,7 @@ import pytest
 
 import minidetect
 from minidetect.autograd import Tensor
+from minidetect.detection.anchors import AnchorGrid
 from minidetect.detection.box_coder import BoxCoder
 from minidetect.detection.losses import (
     iou_gradient,
@@ -24,9 +25,14 @@ from minidetect.detection.losses import (
     neg_log_iou_loss,
     smooth_l1,
 )
+from minidetect.detection.structures import make_target
 from minidetect.kernels.roi_pool import roi_pool_backward
 from minidetect.models.facecraft import JointCascade
+from minidetect.models.fast_rcnn import BoxHead, SampledRois
+from minidetect.models.faster_rcnn import ProposalNet
 from minidetect.nn.init import he_normal
+from minidetect.nn.layers import Linear
+from minidetect.nn.svd import truncate
 from minidetect.ops.activation import prelu
 from minidetect.ops.roi_pool import roi_pool
 from minidetect.reference import boxes as slow
@@ -147,6 +153,39 @@ def test_group_sampling_offsets():
     """From an anchor of 8 x 8 around (4, 4) to a box of 16 x 4 around (10, 2)."""
     deltas = BoxCoder().encode(np.array([[0.0, 0, 8, 8]]), np.array([[2.0, 0, 18, 4]]))
     np.testing.assert_allclose(deltas, [[6 / 8, -2 / 8, log(2), log(1 / 2)]], rtol=1e-6)
+
+
+@equations("Fast R-CNN", 1)
+def test_fast_rcnn_multi_task_loss(rng):
+    """Two regions, weights 0: -log(1/3) each; the object's box is off by dx = 0.1, over its std of 0.1 exactly 1."""
+    head = BoxHead(2, 16, 2, rng, pool=2, features=3)
+    for p in head.parameters():
+        p.data[...] = 0
+    rois = np.array([[0, 0, 10, 10], [40, 40, 50, 50]], np.float32)
+    gt_boxes = np.array([[1, 0, 11, 10], [40, 40, 50, 50]], np.float32)
+    losses = head.losses(Tensor(np.zeros((1, 2, 4, 4), np.float32)), SampledRois(rois, np.array([2, 0]), gt_boxes))
+    assert losses["head_class"].item() == pytest.approx(log(3))
+    assert losses["head_box"].item() == pytest.approx(0.5 / 2)  # smooth L1 of 1 is 0.5, over two regions
+
+
+@equations("Fast R-CNN", 5)
+def test_fast_rcnn_truncated_svd(rng):
+    """diag(3, 1) keeps its larger singular value."""
+    layer = Linear(2, 2, rng)
+    layer.weight.data[...] = np.diag([3.0, 1.0])
+    y = truncate(layer, 1)(Tensor(np.array([[1.0, 1.0]], np.float32)))
+    np.testing.assert_allclose(y.data, [[3, 0]], atol=1e-6)
+
+
+@equations("Faster R-CNN", 1)
+def test_faster_rcnn_proposal_loss(rng):
+    """Four anchors tile 32 x 32, outputs 0: -log(1/2) each; one is off by tx = 0.1, over four positions, times 10."""
+    rpn = ProposalNet(2, AnchorGrid(16, (16.0,), (1.0,)), rng, features=2)
+    outputs = (Tensor(np.zeros((4, 2), np.float32)), Tensor(np.zeros((4, 4), np.float32)))
+    target = make_target(np.array([[1.6, 0, 17.6, 16]], np.float32))  # IoU 14.4 / 17.6 with the first anchor
+    losses = rpn.losses(outputs, rpn.grid.boxes(2, 2), (32, 32), target, rng)
+    assert losses["rpn_class"].item() == pytest.approx(log(2))
+    assert losses["rpn_box"].item() == pytest.approx(10 * (0.1**2 / 2) / 4, rel=1e-4)
 
 
 # ------------------------------------------------------------------ He et al. 2015

@@ -4,8 +4,7 @@ Matching, sampling and encoding are three separate steps, all on plain arrays ou
 what each proposal is, `sampler.sample_balanced` which of them are learned from, `BoxCoder.encode` what the
 regression should answer. N: proposals, G: ground truths, M: ignore regions.
 
-Left out: the rule that each ground truth takes its best anchor however low the overlap (Faster R-CNN,
-section 3.1.2). It belongs to the region proposal network.
+`match_anchors` adds the region proposal network's rule that every ground truth has at least one anchor.
 """
 
 from __future__ import annotations
@@ -45,6 +44,33 @@ def match(
         best_iou = iou[np.arange(len(iou)), best_idx]
     background = np.where(best_iou < negative_iou, NEGATIVE, IGNORE)
     return np.where(best_iou >= positive_iou, best_idx, background), best_iou
+
+
+def match_anchors(
+    anchors: np.ndarray, gt_boxes: np.ndarray, positive_iou: float = 0.7, negative_iou: float = 0.3
+) -> tuple[np.ndarray, np.ndarray]:
+    """Match anchors for a region proposal network. Faster R-CNN, section 3.1.2.
+
+    As `match`, and besides each ground truth's best anchor (several, if they are equally good) is positive, however low
+    the overlap, so that no object is without an anchor. This second rule overrules the label background: a best
+    anchor with an IoU below `negative_iou` is positive, not negative.
+
+    A ground truth that overlaps no anchor at all has no best one. Without that condition its best IoU is 0, which is
+    also that of nearly every anchor, and all of them would become positive.
+
+    anchors: (N, 4), gt_boxes: (G, 4). Returns `matched_idx` int64 (N,) and `best_iou` (N,) as `match` does. An anchor
+    that is the best of several ground truths stands for the one that it overlaps most.
+    """
+    matched_idx, best_iou = match(anchors, gt_boxes, positive_iou, negative_iou)
+    if len(anchors) == 0 or len(gt_boxes) == 0:
+        return matched_idx, best_iou
+    iou = iou_matrix(anchors, gt_boxes)  # (N, G)
+    best_of_gt = iou.max(axis=0)
+    is_best = ((iou == best_of_gt) & (best_of_gt > 0)).any(axis=1)
+    forced = is_best & (matched_idx < 0)
+    candidates = np.where((iou == best_of_gt) & (best_of_gt > 0), iou, -1)  # only those whose best anchor this is
+    matched_idx[forced] = candidates[forced].argmax(axis=1)
+    return matched_idx, best_iou
 
 
 def overlaps_ignore(boxes: np.ndarray, ignore: np.ndarray, threshold: float = 0.5) -> np.ndarray:
