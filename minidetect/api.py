@@ -1,7 +1,8 @@
 """Find faces in three lines: `minidetect.load("facecraft").detect(["photo.jpg"])`.
 
 Weights are .npz files with a `__meta__` entry: {"model": class name, "arguments": its constructor's,
-"training": how it was made}. Those that ship stand in `minidetect/weights`, a model card beside each.
+"training": how it was made}. Those that ship stand in `minidetect/weights`, a model card beside each. A model of
+several classes (api_objects.py) is loaded and asked in the same way.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image
 
+from minidetect.api_objects import ObjectDetector, build_objects
 from minidetect.data.images import load_image
 from minidetect.detection.structures import Detections
 from minidetect.models.facecraft import Cascade, ConvStack, JointCascade, SeparateCascade, Table
@@ -24,11 +26,13 @@ ImageSource = str | Path | Image.Image | np.ndarray
 
 
 class Detector:
-    """A trained model that takes images in any usual form.
+    """A trained face detector that takes images in any usual form.
 
     model: the network and its test pipeline; pipeline: the same fused for speed, from the weights that the model
     had then; name: what it was loaded from; training: how it was made. thorough: see `load`.
     """
+
+    classes = ("face",)
 
     def __init__(self, model: Cascade, name: str, training: Mapping, thorough: bool = False) -> None:
         self.model = model
@@ -70,11 +74,12 @@ def shipped_models() -> list[ShippedModel]:
     ]
 
 
-def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Detector:
+def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Detector | ObjectDetector:
     """A detector by the name of a model that ships, or from a weights file of one's own training.
 
-    thorough: looks at twice as many boxes, takes half as long again, and finds a few more faces among the least
-        certain ones (README, "Default or thorough").
+    A cascade gives a Detector of faces, Faster R-CNN an ObjectDetector.
+    thorough, for faces: looks at twice as many boxes, takes half as long again, and finds a few more faces among the
+        least certain ones (README, "Default or thorough").
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights.
     """
     shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.npz"))}
@@ -83,20 +88,25 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
         names = ", ".join(shipped) or "none in this copy"
         raise FileNotFoundError(f"no model {str(name_or_path)!r}: neither a file nor one that ships ({names})")
     arrays, meta = load_arrays(path)
-    model = build(meta, path)
-    model.load_state_dict(arrays, str(path))
-    return Detector(model, str(name_or_path), meta.get("training", {}), thorough)
+    built = build(meta, path, str(name_or_path))
+    if isinstance(built, ObjectDetector):
+        built.model.load_state_dict(arrays, str(path))
+        return built
+    built.load_state_dict(arrays, str(path))
+    return Detector(built, str(name_or_path), meta.get("training", {}), thorough)
 
 
-def build(meta: object, path: Path) -> Cascade:
+def build(meta: object, path: Path, name: str) -> Cascade | ObjectDetector:
     """The untrained model that a file's meta data describe; ValueError that names the file if they do not."""
-    name = meta.get("model") if isinstance(meta, dict) else None
-    if not isinstance(name, str) or name not in MODELS:
-        raise ValueError(f"{path}: not the weights of a model of this library (its meta data name {name!r})")
+    kind = meta.get("model") if isinstance(meta, dict) else None
+    if not isinstance(kind, str) or kind not in (*MODELS, "FasterRCNN"):
+        raise ValueError(f"{path}: not the weights of a model of this library (its meta data name {kind!r})")
     try:
-        return MODELS[name](np.random.default_rng(0), **meta["arguments"])
+        if kind == "FasterRCNN":
+            return build_objects(meta["arguments"], name, meta.get("training", {}))
+        return MODELS[kind](np.random.default_rng(0), **meta["arguments"])
     except (LookupError, TypeError, ValueError) as error:
-        raise ValueError(f"{path}: its meta data do not describe a {name}: {error}") from None
+        raise ValueError(f"{path}: its meta data do not describe a {kind}: {error}") from None
 
 
 def save(model: Cascade, path: str | Path, training: Mapping) -> None:

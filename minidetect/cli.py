@@ -1,4 +1,4 @@
-"""The command line: minidetect demo | detect | train | evaluate | models | warmup | bench.
+"""The command line: minidetect demo | detect | train | evaluate | anchors | models | warmup | bench.
 
 Exit codes: 0 all went well; 2 something given was unusable, with one line a problem on standard error; what
 could be used was worked on all the same.
@@ -22,9 +22,9 @@ from minidetect.console import (
     as_json,
     check_can_write,
     complain,
+    counted,
     draw,
     drawing_files,
-    faces,
     make_folder,
     print_stages,
     print_table,
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
 # About so many kernels are compiled before a first detection, and further ones for a training; a test counts.
 DETECTION_KERNELS, TRAINING_KERNELS = 39, 24
 THOROUGH = "takes half as long again, for a few more faces among the least certain"
+SHORT_SIDE = "of images as the network sees them (default: 480)"
 MODEL_HELP = "one that ships (see `minidetect models`), or a weights file (default: facecraft)"
 
 # The library is imported inside the functions: `--threads` must be set before NumPy loads its BLAS, and
@@ -80,12 +81,12 @@ def parser() -> argparse.ArgumentParser:
     add_threads(p)
     p.set_defaults(run=demo)
 
-    p = commands.add_parser("detect", help="find faces in your images")
+    p = commands.add_parser("detect", help="find faces, or what a model of yours knows, in your images")
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     p.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
     p.add_argument("--min-face", type=face_size, default=24.0, metavar="PX", help="smallest face (default: 24)")
     p.add_argument("--thorough", action="store_true", help=THOROUGH)
-    p.add_argument("--threshold", type=probability, metavar="T", help="score a face must exceed, 0 to 1")
+    p.add_argument("--threshold", type=probability, metavar="T", help="score a detection must exceed, 0 to 1")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the detections there")
     p.add_argument(
         "--draw", type=Path, metavar="DIR",
@@ -96,29 +97,44 @@ def parser() -> argparse.ArgumentParser:
     p.set_defaults(run=detect)
 
     p = commands.add_parser("train", help="train a model")
-    p.add_argument("recipe", metavar="RECIPE", help="facecraft")
+    p.add_argument("recipe", metavar="RECIPE", help="facecraft, or faster-rcnn for objects of your own")
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
     p.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default: 0)")
     p.add_argument("--steps", type=positive_int, metavar="N", help="at most N steps a phase, for trying out")
     p.add_argument("--resume", action="store_true", help="continue the run in --out")
-    p.add_argument("--control", action="store_true", help="also train the separate nets by as many more steps")
     p.add_argument("--check-nan", action="store_true", help="name the operation in which a NaN first appears")
+    nothing = argparse.SUPPRESS  # a recipe is told only of options that were given, and refuses those it has not
+    p.add_argument(
+        "--control", action="store_true", default=nothing, help="facecraft: also train the separate nets on"
+    )
+    p.add_argument("--short-side", type=positive_int, default=nothing, metavar="PX", help=SHORT_SIDE)
+    p.add_argument(
+        "--vertical-flips", action="store_true", default=nothing, help="faster-rcnn: images may stand on their heads"
+    )
     add_threads(p)
     p.set_defaults(run=train)
 
     p = commands.add_parser("evaluate", help="measure a model on a benchmark")
-    p.add_argument("benchmark", choices=("fddb", "wider"))
+    p.add_argument("benchmark", choices=("fddb", "wider", "objects"), help="objects: a folder of yours")
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
     what.add_argument("--detections", type=Path, metavar="FILE", help="in FDDB's text format")
+    p.add_argument("--split", default="test", metavar="NAME", help="of a folder of yours (default: test)")
     p.add_argument("--min-face", type=face_size, default=20.0, metavar="PX", help="smallest face (default: 20)")
     p.add_argument("--thorough", action="store_true", help=THOROUGH)
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw recall against false positives there, a PNG")
     add_threads(p)
     p.set_defaults(run=evaluate)
+
+    p = commands.add_parser("anchors", help="how well anchors would cover the boxes of a folder of yours")
+    p.add_argument("--data", type=Path, required=True, metavar="DIR")
+    p.add_argument("--split", default="train", metavar="NAME", help="(default: train)")
+    p.add_argument("--short-side", type=positive_int, default=480, metavar="PX", help=SHORT_SIDE)
+    p.add_argument("--sides", type=positive_float, nargs="+", metavar="PX", help="of the anchors (default: fitted)")
+    p.set_defaults(run=anchors)
 
     commands.add_parser("models", help="what ships with the package").set_defaults(run=models)
 
@@ -162,7 +178,7 @@ def demo(arguments: argparse.Namespace) -> int:
         file = arguments.out / f"{name}.png"
         draw(image, found, file)
         height, width = image.shape[:2]
-        print(f"{name} ({width} x {height}): {faces(found)} in {seconds * 1000:.0f} ms -> {file}")
+        print(f"{name} ({width} x {height}): {counted(found)} in {seconds * 1000:.0f} ms -> {file}")
         print_table(found)
     print("Now your own: minidetect detect PHOTO --draw out")
     return 0
@@ -177,19 +193,20 @@ def detect(arguments: argparse.Namespace) -> int:
     note = CompileNote(DETECTION_KERNELS)
     with note:
         detector = load(arguments.model, arguments.thorough)
+    names = detector.classes
     results, exit_code = [], 0
     for path, picture in zip(arguments.images, pictures, strict=True):
         try:
             image = load_image(path)
             found, stages, seconds = timed_detection(detector, image, arguments.min_face, arguments.threshold, note)
-            results.append(as_json(path, image, found, seconds))
+            results.append(as_json(path, image, found, seconds, names))
             if picture:
-                draw(image, found, picture)
+                draw(image, found, picture, names)
         except (ValueError, OSError, MemoryError) as error:
             exit_code = complain(error, None if isinstance(error, ImageError) else path)  # which names it itself
             continue
-        print(f"{path}: {faces(found)} in {seconds * 1000:.0f} ms")
-        print_table(found)
+        print(f"{path}: {counted(found, names)} in {seconds * 1000:.0f} ms")
+        print_table(found, names)
         if arguments.stages:
             print_stages(stages)
     if arguments.json:
@@ -200,10 +217,12 @@ def detect(arguments: argparse.Namespace) -> int:
 def train(arguments: argparse.Namespace) -> int:
     from minidetect.recipes import run_recipe
 
+    given = vars(arguments)
+    options = {key: given[key] for key in ("control", "short_side", "vertical_flips") if key in given}
     with CompileNote(DETECTION_KERNELS + TRAINING_KERNELS, live=False):  # the last line belongs to the progress bar
         files = run_recipe(
             arguments.recipe, arguments.data, arguments.out, arguments.seed, arguments.steps, arguments.resume,
-            control=arguments.control, check_nan=arguments.check_nan,
+            check_nan=arguments.check_nan, **options,
         )
     for file in files:
         print(f"wrote {file}")
@@ -215,6 +234,10 @@ def evaluate(arguments: argparse.Namespace) -> int:
 
     check_can_write(arguments.json)
     check_can_write(arguments.plot)
+    if arguments.benchmark == "objects":
+        from minidetect.cli_objects import evaluate_objects
+
+        return evaluate_objects(arguments)
     if arguments.benchmark == "wider" and arguments.detections:
         raise ValueError("--detections are in FDDB's format: only for `evaluate fddb`")
     with CompileNote(DETECTION_KERNELS, live=False):  # the last line belongs to the progress bar
@@ -227,6 +250,12 @@ def evaluate(arguments: argparse.Namespace) -> int:
     if arguments.plot:
         plot_roc(curve, arguments.plot)
     return 0
+
+
+def anchors(arguments: argparse.Namespace) -> int:
+    from minidetect.cli_objects import report_anchors
+
+    return report_anchors(arguments)
 
 
 def measure_wider(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
@@ -308,7 +337,10 @@ def timed_detection(
     """Detections, what each stage did, and the seconds it took, compiling included."""
     with note:
         start = time.perf_counter()
-        found, stages = detector.pipeline.detect_with_report(image, min_face, threshold)
+        if detector.classes == ("face",):
+            found, stages = detector.pipeline.detect_with_report(image, min_face, threshold)
+        else:
+            found, stages = detector.detect_one(image, 0.5 if threshold is None else threshold), []
     return found, stages, time.perf_counter() - start
 
 
@@ -334,6 +366,13 @@ def positive_int(text: str) -> int:
     if not (text.isascii() and text.isdigit()) or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of at least 1")
     return int(text)
+
+
+def positive_float(text: str) -> float:
+    value = number(text)
+    if not 0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
 
 
 def face_size(text: str) -> float:

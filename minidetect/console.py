@@ -19,11 +19,13 @@ if TYPE_CHECKING:
 # No NumPy at import: see cli.py.
 
 
-def as_json(path: Path, image: np.ndarray, found: Detections, seconds: float) -> dict:
+def as_json(
+    path: Path, image: np.ndarray, found: Detections, seconds: float, classes: Sequence[str] = ("face",)
+) -> dict:
     """One image's entry of `detect --json`."""
     entries = [
-        {"box": [round(float(v), 2) for v in box], "score": round(float(score), 4), "label": "face"}
-        for box, score in zip(found.boxes, found.scores, strict=True)
+        {"box": [round(float(v), 2) for v in box], "score": round(float(score), 4), "label": classes[label - 1]}
+        for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True)
     ]
     if found.landmarks is not None:
         for entry, points in zip(entries, found.landmarks, strict=True):
@@ -34,8 +36,15 @@ def as_json(path: Path, image: np.ndarray, found: Detections, seconds: float) ->
     }
 
 
-def faces(found: Detections) -> str:
-    return "1 face" if len(found.boxes) == 1 else f"{len(found.boxes)} faces"
+def counted(found: Detections, classes: Sequence[str] = ("face",)) -> str:
+    """"1 face", "3 faces", "no object", "7 objects (2 cat, 5 dog)"."""
+    num, what = len(found.boxes), "face" if classes == ("face",) else "object"
+    text = f"{num} {what}{'s' * (num != 1)}"
+    if classes == ("face",) or num == 0:
+        return text
+    labels = found.labels.tolist()
+    parts = [f"{labels.count(k)} {name}" for k, name in enumerate(classes, start=1) if k in labels]
+    return f"{text} ({', '.join(parts)})"
 
 
 def drawing_files(images: Sequence[Path], folder: Path | None) -> list[Path | None]:
@@ -83,17 +92,25 @@ def write_json(path: Path, content: object) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def draw(image: np.ndarray, found: Detections, file: Path) -> None:
+def draw(image: np.ndarray, found: Detections, file: Path, classes: Sequence[str] = ("face",)) -> None:
     from minidetect.visualize import draw_detections, save_png
 
-    save_png(draw_detections(image, found), file)
+    names = None if classes == ("face",) else dict(enumerate(classes, start=1))
+    save_png(draw_detections(image, found, label_names=names), file)
 
 
-def print_table(found: Detections) -> None:
+def print_table(found: Detections, classes: Sequence[str] = ("face",)) -> None:
+    """A line a detection; faces need no name."""
     if len(found.boxes):
         print(f"  {'score':>6}  {'x1':>7} {'y1':>7} {'x2':>7} {'y2':>7}")
-    for box, score in zip(found.boxes, found.scores, strict=True):
-        print(f"  {score:6.3f}  " + " ".join(f"{v:7.1f}" for v in box))
+    for box, score, label in zip(found.boxes, found.scores, found.labels, strict=True):
+        name = "" if classes == ("face",) else f"  {classes[label - 1]}"
+        print(f"  {score:6.3f}  " + " ".join(f"{v:7.1f}" for v in box) + name)
+
+
+def rounded(summary: dict[str, float]) -> dict[str, float | None]:
+    """Figures to four places; what is not defined becomes None, since JSON has no NaN."""
+    return {key: None if value != value else round(value, 4) for key, value in summary.items()}
 
 
 def print_stages(stages: Sequence[StageReport]) -> None:

@@ -1,21 +1,27 @@
 """Named experiments: what `minidetect train NAME` runs.
 
-A recipe is a function of the data folder, the output folder and the seed. The folder DATA has
+A recipe is a function of the data folder, the output folder and the seed. For `facecraft` the folder DATA has
     wider/train/, wider/wider_train_bbx_gt.txt     photos and boxes in WIDER FACE's text format
     scenes/*.jpg                                   photos without faces (may be missing)
     facepoint/train.csv and its crops              faces with five landmarks (may be missing)
+For `faster-rcnn` it holds pictures and boxes in the format of VOC, COCO or YOLO, or a table: see data/folders.py.
 """
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 from minidetect.api import save
+from minidetect.api_objects import ObjectDetector, save_objects
+from minidetect.data.folders import read_objects
 from minidetect.data.wider_face import read_wider
 from minidetect.models.facecraft import Cascade
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun
 from minidetect.train.loop import read_log
+from minidetect.train.objects import ObjectRecipe, train_faster_rcnn
 from minidetect.visualize import plot_curves
 
 
@@ -39,33 +45,56 @@ def facecraft(
     return files
 
 
-RECIPES: dict[str, Callable[..., list[Path]]] = {"facecraft": facecraft}
+def faster_rcnn(
+    data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, vertical_flips: bool = False,
+    short_side: int = 480,
+) -> list[Path]:
+    """Faster R-CNN on the split "train" of a folder of one's own. Returns the weights' file.
+
+    steps: at most so many. vertical_flips: images may stand on their heads. short_side: of the image as the network
+    sees it, in pixels; the long side has at most 5/3 of it.
+    """
+    dataset = read_objects(data, "train")
+    recipe = ObjectRecipe(vertical_flips=vertical_flips)
+    recipe = replace(recipe, scale=recipe.scale._replace(short_side=short_side, longest=short_side * 5 // 3))
+    recipe = recipe if steps is None else recipe.shortened(steps)
+    trained = train_faster_rcnn(dataset, out, recipe, seed, check_nan)
+    detector = ObjectDetector(trained.model, trained.classes, trained.mean_colour, trained.scale)
+    file = out / "faster-rcnn.npz"
+    save_objects(detector, file, {"recipe": "faster-rcnn", "seed": seed, "steps": recipe.schedule.steps})
+    if (out / "log.jsonl").exists():
+        draw_log(out / "log.jsonl", out / "curves.png")
+    return [file]
 
 
 def run_recipe(
-    name: str, data: Path, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False, **options: bool
+    name: str, data: Path, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False,
+    **options: bool | int,
 ) -> list[Path]:
     """Run a recipe into a folder that is empty, or that `resume` continues.
 
-    options: what does not change the weights of a phase, and so may differ when a run is continued:
-        check_nan, control.
-    Raises ValueError for an unknown name, a folder with an earlier run, or unusable annotations;
+    options: of the recipe; `check_nan` and `control`, which change no phase's weights, may differ when a run goes on.
+    Raises ValueError for an unknown name or option, a folder with an earlier run, or unusable annotations;
     FileNotFoundError for missing data. Nothing is written then.
     """
     if name not in RECIPES:
         raise ValueError(f"there is no recipe {name!r}; there are: {', '.join(RECIPES)}")
-    check_data(data)
+    check, recipe = RECIPES[name]
+    if unknown := sorted(options.keys() - inspect.signature(recipe).parameters.keys()):
+        raise ValueError(f"the recipe {name} has no {', '.join('--' + option.replace('_', '-') for option in unknown)}")
+    check(data)
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise ValueError(f"{out} is not empty: continue its run with --resume, or choose another folder")
-    settings_file, settings = out / "settings.txt", f"{name} seed={seed} steps={steps}"
+    changing = [f"{key}={value}" for key, value in sorted(options.items()) if key not in ("check_nan", "control")]
+    settings_file, settings = out / "settings.txt", " ".join([name, f"seed={seed}", f"steps={steps}", *changing])
     if settings_file.exists() and settings_file.read_text() != settings:
         raise ValueError(f"{out} holds a run of {settings_file.read_text()!r}, which this is not: {settings!r}")
     out.mkdir(parents=True, exist_ok=True)
     settings_file.write_text(settings)
-    return RECIPES[name](data, out, seed=seed, steps=steps, **options)
+    return recipe(data, out, seed=seed, steps=steps, **options)
 
 
-def check_data(data: Path) -> None:
+def check_faces(data: Path) -> None:
     """Find what the training would stumble over later: a missing list, a broken one, a missing photo."""
     file = data / "wider" / "wider_train_bbx_gt.txt"
     if not file.is_file():
@@ -79,6 +108,21 @@ def check_data(data: Path) -> None:
         )
     if not any(len(record) for record in records):
         raise ValueError(f"{file}: no face in it")
+
+
+def check_objects(data: Path) -> None:
+    """Find what the training would stumble over later: no annotations, broken ones, a missing image, no object."""
+    dataset = read_objects(data, "train", on_problem=lambda problem: None)
+    if missing := [record.path for record in dataset.records if not record.path.is_file()]:
+        raise FileNotFoundError(f"{data}: {len(missing)} of {len(dataset)} images are missing, such as {missing[0]}")
+    if not any(len(record) for record in dataset.records):
+        raise ValueError(f"{data}: no object in the split 'train'")
+
+
+RECIPES: dict[str, tuple[Callable[[Path], None], Callable[..., list[Path]]]] = {
+    "facecraft": (check_faces, facecraft),
+    "faster-rcnn": (check_objects, faster_rcnn),
+}
 
 
 def draw_log(log: Path, picture: Path) -> None:

@@ -122,7 +122,7 @@ def test_a_model_comes_back_with_its_weights_settings_and_story(kind, tables, ph
 
 
 def test_thorough_looks_at_more(weights, photo):
-    fast, thorough = api.load(weights), api.load(weights, thorough=True)
+    fast, thorough = minidetect.load(weights), minidetect.load(weights, thorough=True)
     assert thorough.pipeline.second_look is None and fast.pipeline.second_look == fast.model.second_look
     looked = [d.pipeline.detect_with_report(photo, MIN_FACE, 0.0)[1] for d in (fast, thorough)]
     assert looked[0][0].boxes_out == looked[1][0].boxes_out  # x12 does the same

@@ -92,7 +92,7 @@ def test_one_face_is_not_faces():
     def found(n):
         return Detections(np.zeros((n, 4), np.float32), np.zeros(n), np.ones(n, np.int64), None)
 
-    assert [console.faces(found(n)) for n in (0, 1, 2)] == ["0 faces", "1 face", "2 faces"]
+    assert [console.counted(found(n)) for n in (0, 1, 2)] == ["0 faces", "1 face", "2 faces"]
 
 
 SAVE = {  # file name -> how to save a 40 x 30 pixel gradient under it
@@ -187,10 +187,10 @@ def test_only_bad_images_make_an_empty_list_and_no_traceback(weights, tmp_path):
 
 @pytest.mark.parametrize("error", [MemoryError(), OSError(28, "No space left on device", "drawn/photo.png")])
 def test_a_failure_with_one_image_costs_only_that_one(error, weights, photo, tmp_path, capsys, monkeypatch):
-    def fail_first(image, found, file, draw=console.draw):
+    def fail_first(image, found, file, names, draw=console.draw):
         if file.stem == "photo":
             raise error
-        draw(image, found, file)
+        draw(image, found, file, names)
 
     monkeypatch.setattr(cli, "draw", fail_first)
     other = tmp_path / "other.png"

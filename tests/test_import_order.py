@@ -21,18 +21,26 @@ FLOORS = (
     {"ops"},
     {"nn", "detection"},
     {"models", "data"},
-    {"train", "evaluate", "visualize", "api", "recipes", "benchmark"},
-    {"cli", "console", "warmup", "__main__"},
+    {"train", "evaluate", "visualize", "api", "api_objects", "recipes", "benchmark", "checks", "teach"},
+    {"cli", "cli_objects", "console", "warmup", "__main__"},
 )
 FLOOR = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
 # Rooms of one floor do not know each other, but for these.
 SIDEWAYS = {
     ("visualize", "evaluate"),
     ("recipes", "train"),
+    ("api", "api_objects"),
     ("recipes", "api"),
+    ("recipes", "api_objects"),
     ("recipes", "visualize"),
     ("benchmark", "visualize"),
+    ("checks", "visualize"),
+    ("checks", "evaluate"),
+    ("teach", "checks"),
+    ("teach", "visualize"),
     ("cli", "console"),
+    ("cli", "cli_objects"),
+    ("cli_objects", "console"),
     ("cli", "warmup"),
     ("__main__", "cli"),
 }

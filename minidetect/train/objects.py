@@ -1,0 +1,247 @@
+"""Training of Fast and Faster R-CNN on a folder of one's own: images, flips, anchors that fit, one phase of the loop.
+
+Two images a step, as in Fast R-CNN, section 2.3. They are drawn anew at each step, with replacement, so that the
+generator's state is all that a checkpoint must know; the papers go through permutations instead.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from minidetect.data.images import load_image
+from minidetect.data.objects import ObjectDataset
+from minidetect.detection.anchors import AnchorGrid
+from minidetect.detection.image_scale import ImageScale, normalise
+from minidetect.detection.structures import Target
+from minidetect.models.backbones import Backbone
+from minidetect.models.fast_rcnn import FastRCNN
+from minidetect.models.faster_rcnn import FasterRCNN
+from minidetect.train.loop import Losses, Schedule, train_phase
+
+RATIOS = (0.5, 1.0, 2.0)
+
+
+@dataclass(frozen=True)
+class ObjectRecipe:
+    """How Faster R-CNN is trained.
+
+    scale: how large the network sees an image. num_sides: sizes of anchors, spread over the sizes of the objects.
+    images_per_step: 2 in the paper. vertical_flips: also turn images upside down, where that makes sense (cells do not
+    know up from down; dogs do). schedule: see `train.loop.Schedule`.
+    """
+
+    scale: ImageScale = ImageScale(480, 800)
+    num_sides: int = 3
+    images_per_step: int = 2
+    vertical_flips: bool = False
+    schedule: Schedule = field(
+        default_factory=lambda: Schedule(steps=3000, lr=0.01, warm_up=100, drops=(0.7, 0.9), max_norm=10.0)
+    )
+
+    def shortened(self, steps: int) -> ObjectRecipe:
+        """The same with at most so many steps, for trying out."""
+        return replace(self, schedule=replace(self.schedule, steps=min(steps, self.schedule.steps)))
+
+
+class Example(NamedTuple):
+    """One training image as the network sees it: (H, W, 3) uint8, and its target in the same pixels."""
+
+    image: np.ndarray
+    target: Target
+
+
+def load_examples(dataset: ObjectDataset, scale: ImageScale) -> list[Example]:
+    """Every image, resized, in memory: 1 MB each at the papers' size.
+
+    Raises ValueError naming an image whose size is not the one that its annotation states.
+    """
+    examples = []
+    for record in dataset.records:
+        image = load_image(record.path)
+        if image.shape[:2] != record.size:
+            raise ValueError(
+                f"{record.path}: (height, width) is {image.shape[:2]}, but its annotation says {record.size}"
+            )
+        resized = scale.resize(image)
+        factors = np.tile(np.array(resized.shape[1::-1]) / image.shape[1::-1], 2).astype(np.float32)  # x, y, x, y
+        target = record.target()
+        examples.append(
+            Example(resized, target._replace(boxes=target.boxes * factors, ignore=target.ignore * factors))
+        )
+    return examples
+
+
+def resized_targets(dataset: ObjectDataset, scale: ImageScale) -> tuple[list[Target], list[tuple[int, int]]]:
+    """Each image's target and size (height, width) as the network sees them; no image is read."""
+    targets, sizes = [], []
+    for record in dataset.records:
+        factor, target = scale.factor(record.size), record.target()
+        targets.append(target._replace(boxes=target.boxes * np.float32(factor)))
+        sizes.append((round(record.size[0] * factor), round(record.size[1] * factor)))
+    return targets, sizes
+
+
+def anchor_sides(targets: Sequence[Target], num: int, rounds: int = 50) -> tuple[float, ...]:
+    """`num` sizes of anchors that fit the objects: k-means of log(sqrt(area)), in which each class counts the same.
+
+    Otherwise a class of thousands of objects would have all anchors for itself.
+    targets: as the network sees them. Raises ValueError where there is no object.
+    """
+    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(target.boxes for target in targets)])
+    labels = np.concatenate([np.zeros(0, np.int64), *(target.labels for target in targets)])
+    if len(boxes) == 0:
+        raise ValueError("there is no object in the training images")
+    sizes = np.log((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / 2
+    weights = 1 / np.bincount(labels)[labels]
+    order = np.argsort(sizes)
+    rank = np.cumsum(weights[order]) / weights.sum()
+    centres = sizes[order][np.searchsorted(rank, (np.arange(num) + 0.5) / num)]  # the middles of equal shares
+    for _ in range(rounds):
+        nearest = np.abs(sizes[:, None] - centres).argmin(axis=1)
+        mass = np.bincount(nearest, weights, num)
+        means = np.bincount(nearest, weights * sizes, num) / np.maximum(mass, 1e-12)
+        centres = np.where(mass > 0, means, centres)
+    return tuple(float(f"{side:.3g}") for side in np.sort(np.exp(centres)))
+
+
+def flipped(example: Example, axis: int) -> Example:
+    """Mirrored left to right (axis 1) or upside down (axis 0)."""
+    image, target = example
+    boxes, ignore = (mirrored(part, image.shape[:2], (axis,)) for part in (target.boxes, target.ignore))
+    return Example(np.ascontiguousarray(np.flip(image, axis)), target._replace(boxes=boxes, ignore=ignore))
+
+
+class TrainedObjects(NamedTuple):
+    """A trained model and what belongs to it: names of the classes, the mean colour (3,), the scale of images."""
+
+    model: FasterRCNN
+    classes: tuple[str, ...]
+    mean_colour: np.ndarray
+    scale: ImageScale
+
+
+class ImageSource:
+    """Draws the images of a step: a few of the training's, each mirrored or not. dataset, recipe: see above."""
+
+    def __init__(self, dataset: ObjectDataset, recipe: ObjectRecipe) -> None:
+        self.examples = load_examples(dataset, recipe.scale)
+        colours = [example.image.mean(axis=(0, 1)) for example in self.examples]
+        self.mean_colour = np.mean(colours, axis=0).astype(np.float32)
+        self.recipe = recipe
+
+    def draw(self, rng: np.random.Generator) -> Iterator[tuple[int, tuple[int, ...], Example]]:
+        """For each image of a step: which one, the axes along which it was flipped, and what became of it."""
+        for i in rng.integers(len(self.examples), size=self.recipe.images_per_step):
+            axes = (1,) if rng.random() < 0.5 else ()
+            if self.recipe.vertical_flips and rng.random() < 0.5:
+                axes += (0,)
+            example = self.examples[i]
+            for axis in axes:
+                example = flipped(example, axis)
+            yield int(i), axes, example
+
+    def batch(self, rng: np.random.Generator) -> tuple[list[np.ndarray], list[Target]]:
+        """Normalised images (3, H, W) and their targets."""
+        drawn = [example for _, _, example in self.draw(rng)]
+        return [self.normalised(example.image) for example in drawn], [example.target for example in drawn]
+
+    def batch_with(
+        self, proposals: Sequence[np.ndarray], rng: np.random.Generator
+    ) -> tuple[list[np.ndarray], list[Target], list[np.ndarray]]:
+        """A batch and its images' proposals, flipped like them. proposals: one (R, 4) an image of the training."""
+        images, targets, boxes = [], [], []
+        for i, axes, example in self.draw(rng):
+            images.append(self.normalised(example.image))
+            targets.append(example.target)
+            boxes.append(mirrored(proposals[i], example.image.shape[:2], axes))
+        return images, targets, boxes
+
+    def normalised(self, image: np.ndarray) -> np.ndarray:
+        return normalise(image, self.mean_colour)
+
+
+def mirrored(boxes: np.ndarray, size: tuple[int, int], axes: tuple[int, ...]) -> np.ndarray:
+    """Boxes (N, 4) of an image of (height, width) that is flipped along some axes: 1 left to right, 0 upside down."""
+    boxes = boxes.copy()
+    for axis in axes:
+        first, last = (0, 2) if axis == 1 else (1, 3)
+        boxes[:, first], boxes[:, last] = size[axis] - boxes[:, last], size[axis] - boxes[:, first]
+    return boxes
+
+
+def train_faster_rcnn(
+    dataset: ObjectDataset, out: Path, recipe: ObjectRecipe, seed: int = 0, check_nan: bool = False,
+    progress: bool = True,
+) -> TrainedObjects:
+    """Approximate joint training, Faster R-CNN, section 3.2, into a folder that a killed run continues in."""
+    source, rng = ImageSource(dataset, recipe), np.random.default_rng(seed)
+    model = new_faster_rcnn(source, len(dataset.classes), rng)
+    train_phase(
+        "faster_rcnn", model, lambda rng: model.losses(*source.batch(rng), rng), recipe.schedule, out, rng,
+        check_nan=check_nan, progress=progress,
+    )
+    return TrainedObjects(model, dataset.classes, source.mean_colour, recipe.scale)
+
+
+def new_faster_rcnn(source: ImageSource, num_classes: int, rng: np.random.Generator) -> FasterRCNN:
+    """An untrained model with anchors that fit the training images' objects."""
+    backbone = Backbone(rng)
+    sides = anchor_sides([example.target for example in source.examples], source.recipe.num_sides)
+    return FasterRCNN(num_classes, rng, AnchorGrid(backbone.stride, sides, RATIOS), backbone)
+
+
+def train_in_four_steps(
+    dataset: ObjectDataset, out: Path, recipe: ObjectRecipe, seed: int = 0, progress: bool = True
+) -> TrainedObjects:
+    """4-step alternating training, Faster R-CNN, section 3.2; each step is one phase of the recipe's schedule.
+
+    1 a proposal network; 2 a detector on its proposals, which starts from the same weights as step 1 did and shares
+    nothing with it; 3 a new proposal network on the detector's convolutions, which stay as they are; 4 the detector's
+    head on the proposals of 3. So in steps 3 and 4 no gradient reaches the convolutions.
+    """
+    source, rng = ImageSource(dataset, recipe), np.random.default_rng(seed)
+    proposer = new_faster_rcnn(source, len(dataset.classes), rng)
+    detector = copy.deepcopy(proposer)
+    convolutions = len(detector.backbone.table)
+
+    def run(name: str, trained: FasterRCNN, losses: Losses) -> None:
+        train_phase(name, trained, losses, recipe.schedule, out, np.random.default_rng([seed, int(name[-1])]),
+                    progress=progress)  # fmt: skip
+
+    run("step1", proposer, lambda rng: proposer.rpn_losses(*source.batch(rng), rng))
+    proposals = all_proposals(proposer, source)
+    run("step2", detector, lambda rng: detector.head_losses(*source.batch_with(proposals, rng), rng))
+    run("step3", detector, lambda rng: detector.rpn_losses(*source.batch(rng), rng, frozen=convolutions))
+    proposals = all_proposals(detector, source)
+    run("step4", detector,
+        lambda rng: detector.head_losses(*source.batch_with(proposals, rng), rng, frozen=convolutions))  # fmt: skip
+    return TrainedObjects(detector, dataset.classes, source.mean_colour, recipe.scale)
+
+
+def all_proposals(model: FasterRCNN, source: ImageSource) -> list[np.ndarray]:
+    """The proposals (R, 4) of every training image."""
+    return [model.propose(source.normalised(example.image)) for example in source.examples]
+
+
+def train_fast_rcnn(
+    dataset: ObjectDataset, proposals: Sequence[np.ndarray], out: Path, recipe: ObjectRecipe, seed: int = 0,
+    progress: bool = True,
+) -> tuple[FastRCNN, np.ndarray]:
+    """Fast R-CNN on proposals from elsewhere, (R, 4) an image in its own pixels. Returns the model and mean colour."""
+    source, rng = ImageSource(dataset, recipe), np.random.default_rng(seed)
+    scaled = [
+        boxes * np.float32(recipe.scale.factor(record.size))
+        for boxes, record in zip(proposals, dataset.records, strict=True)
+    ]
+    model = FastRCNN(len(dataset.classes), rng)
+    train_phase(
+        "fast_rcnn", model, lambda rng: model.losses(*source.batch_with(scaled, rng), rng), recipe.schedule, out, rng,
+        progress=progress,
+    )
+    return model, source.mean_colour

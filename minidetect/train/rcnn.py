@@ -1,0 +1,66 @@
+"""Training of R-CNN on a folder of one's own, in its three stages: the network, the SVMs, the box regressions.
+
+R-CNN, sections 2.3 and 3.5. The network is trained from nothing on the windows that it is later to judge, since there
+are no ImageNet weights here; `warm` takes weights that another task has prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from minidetect.autograd import Tensor
+from minidetect.data.objects import ObjectDataset
+from minidetect.models.rcnn import RCNN, CropNet, Windows, label_windows, sample_windows
+from minidetect.models.rcnn_fit import fit_boxes, fit_svms
+from minidetect.train.loop import train_phase
+from minidetect.train.objects import ImageSource, ObjectRecipe
+
+
+def train_rcnn(
+    dataset: ObjectDataset, proposals: Sequence[np.ndarray], out: Path, recipe: ObjectRecipe, seed: int = 0,
+    warm: CropNet | None = None, progress: bool = True,
+) -> tuple[RCNN, np.ndarray]:
+    """R-CNN on proposals from elsewhere, (R, 4) an image in its own pixels. Returns the model and the mean colour.
+
+    warm: a network to start from, with any number of classes; its last layer is replaced.
+    recipe: `scale` and `schedule` count, and `vertical_flips`; a step is 128 windows of all images.
+    """
+    source, rng = ImageSource(dataset, recipe), np.random.default_rng(seed)
+    num_classes = len(dataset.classes)
+    if warm is not None:
+        warm.replace_classifier(num_classes, rng)
+    model = RCNN(num_classes, rng, warm)
+    images = [source.normalised(example.image) for example in source.examples]
+    targets = [example.target for example in source.examples]
+    scaled = [
+        boxes * np.float32(recipe.scale.factor(record.size))
+        for boxes, record in zip(proposals, dataset.records, strict=True)
+    ]
+    windows = label_windows(scaled, targets)
+
+    def losses(rng: np.random.Generator) -> dict[str, Tensor]:
+        return flipped_losses(model, images, sample_windows(windows, rng), recipe.vertical_flips, rng)
+
+    train_phase("rcnn_network", model.net, losses, recipe.schedule, out, rng, progress=progress)
+    fit_svms(model, images, targets, scaled, rng)
+    fit_boxes(model, images, targets, scaled, rng)
+    return model, source.mean_colour
+
+
+def flipped_losses(
+    model: RCNN, images: Sequence[np.ndarray], windows: Windows, vertical_flips: bool, rng: np.random.Generator
+) -> dict[str, Tensor]:
+    """The loss of a mini-batch of windows, half of the crops mirrored (with vertical_flips, half upside down)."""
+    crops = np.empty((len(windows.boxes), 3, model.net.side, model.net.side), np.float32)
+    for i in np.unique(windows.image):
+        rows = windows.image == i
+        crops[rows] = model.crops(images[i], windows.boxes[rows])
+    turned = rng.random(len(crops)) < 0.5
+    crops[turned] = crops[turned, :, :, ::-1]
+    if vertical_flips:
+        turned = rng.random(len(crops)) < 0.5
+        crops[turned] = crops[turned, :, ::-1]
+    return model.net.losses(crops, windows.labels)

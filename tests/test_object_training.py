@@ -1,0 +1,102 @@
+"""The trainings of the R-CNN family on drawn images: which weights each step moves, and that nothing else moves."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from test_cli_objects import draw_objects
+
+from minidetect.autograd import Tensor
+from minidetect.data.objects import ObjectDataset
+from minidetect.detection.image_scale import ImageScale
+from minidetect.train.loop import Schedule
+from minidetect.train.objects import (
+    ImageSource,
+    ObjectRecipe,
+    all_proposals,
+    mirrored,
+    new_faster_rcnn,
+    train_fast_rcnn,
+    train_in_four_steps,
+)
+from minidetect.train.rcnn import train_rcnn
+
+SHORT = ObjectRecipe(ImageScale(90, 150), schedule=Schedule(steps=3, lr=0.01, warm_up=1))
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory) -> ObjectDataset:
+    return draw_objects(tmp_path_factory.mktemp("images") / "train", 6, seed=3)
+
+
+def gradients(losses: dict[str, Tensor], model) -> set[str]:
+    """The parts of a model that these losses send a gradient into."""
+    for p in model.parameters():
+        p.grad = None
+    sum(losses.values(), start=Tensor(np.float32(0))).backward()
+    return {name.split(".")[0] for name, p in model.named_parameters() if p.grad is not None and np.any(p.grad)}
+
+
+def test_what_each_of_the_four_steps_teaches(dataset, rng):
+    """Faster R-CNN, section 3.2: in steps 3 and 4 nothing reaches the shared convolutions; joint training does all."""
+    source = ImageSource(dataset, SHORT)
+    model = new_faster_rcnn(source, 2, rng)
+    model.train()
+    proposals = all_proposals(model, source)
+    convolutions = len(model.backbone.table)
+    batch = source.batch(rng)
+    assert gradients(model.losses(*batch, rng), model) == {"backbone", "rpn", "head"}
+    assert gradients(model.rpn_losses(*batch, rng), model) == {"backbone", "rpn"}
+    assert gradients(model.rpn_losses(*batch, rng, frozen=convolutions), model) == {"rpn"}
+    with_boxes = source.batch_with(proposals, rng)
+    assert gradients(model.head_losses(*with_boxes, rng), model) == {"backbone", "head"}
+    assert gradients(model.head_losses(*with_boxes, rng, frozen=convolutions), model) == {"head"}
+
+
+def test_the_four_steps_end_with_the_detectors_convolutions(dataset, tmp_path):
+    trained = train_in_four_steps(dataset, tmp_path, SHORT, seed=1, progress=False)
+    step2, step3, step4 = (np.load(tmp_path / f"step{k}.npz") for k in (2, 3, 4))
+    shared = [name for name in step2.files if name.startswith("backbone")]
+    assert shared and all(np.array_equal(step2[name], step4[name]) for name in shared)
+    head = [name for name in step2.files if name.startswith("head") and "weight" in name]
+    assert all(np.array_equal(step2[name], step3[name]) for name in head)  # step 3 is about the proposals only
+    assert not all(np.array_equal(step3[name], step4[name]) for name in head)
+    state = trained.model.state_dict()
+    assert all(np.array_equal(state[name], step4[name]) for name in shared + head)
+
+
+def test_proposals_are_flipped_with_their_image(dataset):
+    recipe = ObjectRecipe(SHORT.scale, images_per_step=40, vertical_flips=True)
+    source = ImageSource(dataset, recipe)
+    own = [example.target.boxes for example in source.examples]  # proposals that are the objects themselves
+    images, targets, boxes = source.batch_with(own, np.random.default_rng(0))
+    assert len(images) == 40
+    for target, found in zip(targets, boxes, strict=True):
+        np.testing.assert_allclose(found, target.boxes, atol=1e-4)
+    assert len({image.tobytes() for image in images}) > 6  # more than there are files: some are flipped
+
+
+def test_mirrored_by_hand():
+    box = np.array([[1, 2, 4, 8]], np.float32)
+    assert mirrored(box, (10, 20), (1,)).tolist() == [[16, 2, 19, 8]]
+    assert mirrored(box, (10, 20), (0,)).tolist() == [[1, 2, 4, 8]]  # 10 - 8 = 2
+    assert mirrored(box, (10, 20), ()).tolist() == box.tolist()
+    assert mirrored(mirrored(box, (11, 20), (0, 1)), (11, 20), (1, 0)).tolist() == box.tolist()
+
+
+@pytest.mark.parametrize("train", [train_fast_rcnn, train_rcnn])
+def test_detectors_on_given_proposals(dataset, train, tmp_path, rng):
+    """They train, find something in their own images, and are the same twice."""
+    proposals = []
+    for record in dataset.records:
+        near = np.repeat(record.boxes, 8, axis=0) + rng.normal(0, 3, (16, 4)).astype(np.float32)
+        away = rng.uniform(0, 60, (20, 2))
+        proposals.append(np.concatenate([near, np.concatenate([away, away + 25], axis=1)]).astype(np.float32))
+    models = [train(dataset, proposals, tmp_path / name, SHORT, seed=2, progress=False) for name in "ab"]
+    (first, colour), (second, _) = models
+    for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
+        assert np.array_equal(a, b)
+    source = ImageSource(dataset, SHORT)
+    assert np.array_equal(colour, source.mean_colour)
+    found = first.detect([source.normalised(source.examples[0].image)], proposals[:1])[0]
+    assert len(found.boxes) and (found.labels >= 1).all() and (found.labels <= 2).all()
