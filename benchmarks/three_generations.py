@@ -22,8 +22,7 @@ import numpy as np
 from tqdm import tqdm
 
 from minidetect.data.folders import read_objects
-from minidetect.data.images import load_image
-from minidetect.data.objects import ObjectDataset
+from minidetect.data.objects import ObjectDataset, load_record
 from minidetect.data.proposals import load_proposals, save_proposals
 from minidetect.detection.image_scale import ImageScale, normalise
 from minidetect.detection.selective_search import selective_search
@@ -41,12 +40,13 @@ Detect = Callable[[np.ndarray, int], Detections]  # an image (3, H, W) as the ne
 def searched(dataset: ObjectDataset, file: Path) -> tuple[list[np.ndarray], float]:
     """Selective search of every image (R, 4) and its seconds an image, from the file if it was done before."""
     if not file.exists():
+        selective_search(load_record(dataset.records[0]))  # compiles
         start, found = time.process_time(), {}
         for record in tqdm(dataset.records, desc=file.stem):
-            found[record.path.name] = selective_search(load_image(record.path), most=MOST_PROPOSALS)
+            found[str(record.path)] = selective_search(load_record(record), most=MOST_PROPOSALS)
         save_proposals(file, found, {"seconds": (time.process_time() - start) / len(dataset)})
     boxes, meta = load_proposals(file)
-    return [boxes[record.path.name] for record in dataset.records], meta["seconds"]
+    return [boxes[str(record.path)] for record in dataset.records], meta["seconds"]
 
 
 def measure(
@@ -54,8 +54,9 @@ def measure(
 ) -> tuple[dict[str, float], float]:
     """Every figure on a split, and the network's seconds an image."""
     detections, seconds = [], 0.0
+    detect(normalise(scale.resize(load_record(dataset.records[0])), mean_colour), 0)  # compiles
     for i, record in enumerate(tqdm(dataset.records, desc="test")):
-        image = load_image(record.path)
+        image = load_record(record)
         resized = scale.resize(image)
         start = time.process_time()
         found = detect(normalise(resized, mean_colour), i)
@@ -90,7 +91,8 @@ def compare(args: argparse.Namespace) -> list[dict]:
 
     begin = time.process_time()
     model, mean_colour = train_rcnn(train, train_boxes, args.out / "rcnn", rcnn, args.seed)
-    add("R-CNN", search_seconds, begin, mean_colour, lambda image, i: model.detect([image], [scaled[i]])[0])
+    rcnn_fused = fuse(model)
+    add("R-CNN", search_seconds, begin, mean_colour, lambda image, i: rcnn_fused.detect([image], [scaled[i]])[0])
 
     begin = time.process_time()
     fast, mean_colour = train_fast_rcnn(train, train_boxes, args.out / "fast", recipe, args.seed)

@@ -22,12 +22,13 @@ from percent import FIELDS, FOLDER, Header, header, lesson_files
 from minidetect.teach import BUDGETS
 
 STYLE = """
-body { max-width: 50rem; margin: 2rem auto; padding: 0 1rem; font: 17px/1.55 Georgia, serif; color: #222; }
+body { max-width: 64rem; margin: 2rem auto; padding: 0 1rem; font: 17px/1.55 Georgia, serif; color: #222; }
+p, ul, ol { max-width: 46rem; }
 nav, h1, h2, h3, table { font-family: system-ui, sans-serif; }
 nav { font-size: 0.85rem; display: flex; justify-content: space-between; border-bottom: 1px solid #ddd; }
 a { color: #0072B2; }
 h1, h2 { line-height: 1.2; margin-top: 2.2rem; }
-code, pre { font: 14px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
+code, pre { font: 13px/1.45 ui-monospace, "DejaVu Sans Mono", monospace; }
 .highlight pre { background: #f5f6f8; border-left: 3px solid #0072B2; padding: 0.6rem 0.9rem; overflow-x: auto; }
 .output pre { margin: 0.3rem 0 1rem; padding: 0 0.9rem; color: #444; white-space: pre-wrap; }
 .anchor-link { display: none; }

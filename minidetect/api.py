@@ -12,17 +12,15 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from minidetect.api_objects import ObjectDetector, build_objects
-from minidetect.data.images import load_image
+from minidetect.data.images import ImageSource, check_is_list, load_image
 from minidetect.detection.structures import Detections
 from minidetect.models.facecraft import Cascade, ConvStack, JointCascade, SeparateCascade, Table
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 WEIGHTS = Path(__file__).parent / "weights"
 MODELS = {"JointCascade": JointCascade, "SeparateCascade": SeparateCascade}
-ImageSource = str | Path | Image.Image | np.ndarray
 
 
 class Detector:
@@ -49,10 +47,7 @@ class Detector:
         threshold: the score that a face must exceed; None for the model's own.
         Raises ImageError (a ValueError) that names an image which cannot be read.
         """
-        if isinstance(images, (str, Path, Image.Image)) or (
-            isinstance(images, np.ndarray) and images.ndim < 4  # one image, not a stack (N, H, W, 3) of them
-        ):
-            raise TypeError("detect takes a list of images: detect([image])")
+        check_is_list(images)
         return self.pipeline.detect([load_image(image) for image in images], min_face, threshold)
 
     def __repr__(self) -> str:

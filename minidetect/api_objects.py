@@ -12,9 +12,8 @@ from functools import cached_property
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
-from minidetect.data.images import load_image
+from minidetect.data.images import ImageSource, check_is_list, load_image
 from minidetect.detection.anchors import AnchorGrid
 from minidetect.detection.boxes import clip_to_image
 from minidetect.detection.image_scale import ImageScale, normalise
@@ -24,7 +23,8 @@ from minidetect.models.faster_rcnn import FasterRCNN
 from minidetect.nn.checkpoint import save_arrays
 from minidetect.nn.fuse import fuse
 
-ImageSource = str | Path | Image.Image | np.ndarray
+# What a detector keeps of its model's settings, beside the sizes of its layers.
+SETTINGS = ("train_proposals", "test_proposals", "min_score", "nms_threshold", "most")
 
 
 class ObjectDetector:
@@ -53,6 +53,7 @@ class ObjectDetector:
         images: as `Detector.detect`. threshold: the score that an object must exceed; None for the model's own, a low
         one, as evaluation wants it.
         """
+        check_is_list(images)
         return [self.detect_one(load_image(image), threshold) for image in images]
 
     def detect_one(self, image: np.ndarray, threshold: float | None = None) -> Detections:
@@ -79,6 +80,7 @@ def save_objects(detector: ObjectDetector, path: str | Path, training: Mapping) 
         "ratios": list(model.rpn.grid.ratios),
         "table": [list(row) for row in model.backbone.table],
         "features": model.head.fc7.weight.shape[0],
+        "settings": {name: getattr(model, name) for name in SETTINGS},
     }
     save_arrays(path, model.state_dict(), {"model": "FasterRCNN", "arguments": arguments, "training": dict(training)})
 
@@ -88,7 +90,8 @@ def build_objects(arguments: Mapping, name: str, training: Mapping) -> ObjectDet
     rng = np.random.default_rng(0)
     backbone = Backbone(rng, [tuple(row) for row in arguments["table"]])
     grid = AnchorGrid(backbone.stride, tuple(arguments["sides"]), tuple(arguments["ratios"]))
-    model = FasterRCNN(len(arguments["classes"]), rng, grid, backbone, arguments["features"])
+    settings = {name: tuple(v) if isinstance(v, list) else v for name, v in arguments["settings"].items()}
+    model = FasterRCNN(len(arguments["classes"]), rng, grid, backbone, arguments["features"], **settings)
     mean_colour = np.array(arguments["mean_colour"], np.float32)
     scale = ImageScale(*arguments["scale"])
     return ObjectDetector(model, tuple(arguments["classes"]), mean_colour, scale, name, training)

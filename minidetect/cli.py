@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from minidetect.api import Detector
     from minidetect.detection.structures import Detections
     from minidetect.evaluate.average_precision import Curve
-    from minidetect.models.facecraft_pipeline import StageReport
+    from minidetect.models.facecraft_pipeline import Pipeline, StageReport
 
 # About so many kernels are compiled before a first detection, and further ones for a training; a test counts.
 DETECTION_KERNELS, TRAINING_KERNELS = 39, 24
@@ -258,11 +258,21 @@ def anchors(arguments: argparse.Namespace) -> int:
     return report_anchors(arguments)
 
 
-def measure_wider(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
+def face_pipeline(arguments: argparse.Namespace) -> Pipeline:
+    """The cascade to measure. Raises ValueError for a model of objects."""
     from minidetect.api import load
+    from minidetect.api_objects import ObjectDetector
+
+    detector = load(arguments.model, arguments.thorough)
+    if isinstance(detector, ObjectDetector):
+        raise ValueError(f"{arguments.model}: knows {', '.join(detector.classes)}; measure it by `evaluate objects`")
+    return detector.pipeline
+
+
+def measure_wider(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
     from minidetect.evaluate.runs import at_threshold, run_wider
 
-    model = load(arguments.model, arguments.thorough).pipeline
+    model = face_pipeline(arguments)
     curve, stages = run_wider(model, arguments.data, min_face=arguments.min_face)
     summary = {"faces": curve.num_gt, "ap": round(curve.ap, 4)}
     summary |= {f"recall_at_{n}_fp": round(curve.recall_at(n), 4) for n in (10, 50, 100, 200)}
@@ -270,13 +280,12 @@ def measure_wider(arguments: argparse.Namespace) -> tuple[Curve, dict, list[Stag
 
 
 def measure_fddb(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
-    from minidetect.api import load
     from minidetect.evaluate.runs import evaluate_detection_file, run_fddb, summarise_fddb
 
     if arguments.detections:
         curves, stages = evaluate_detection_file(arguments.detections, arguments.data), []
     else:
-        result = run_fddb(load(arguments.model, arguments.thorough).pipeline, arguments.data, arguments.min_face)
+        result = run_fddb(face_pipeline(arguments), arguments.data, arguments.min_face)
         curves, stages = result.curves, result.stages
     return curves.discrete, summarise_fddb(curves), stages
 
@@ -335,12 +344,14 @@ def timed_detection(
     detector: Detector, image: np.ndarray, min_face: float, threshold: float | None, note: CompileNote
 ) -> tuple[Detections, list[StageReport], float]:
     """Detections, what each stage did, and the seconds it took, compiling included."""
+    from minidetect.api_objects import ObjectDetector
+
     with note:
         start = time.perf_counter()
-        if detector.classes == ("face",):
-            found, stages = detector.pipeline.detect_with_report(image, min_face, threshold)
-        else:
+        if isinstance(detector, ObjectDetector):
             found, stages = detector.detect_one(image, 0.5 if threshold is None else threshold), []
+        else:
+            found, stages = detector.pipeline.detect_with_report(image, min_face, threshold)
     return found, stages, time.perf_counter() - start
 
 

@@ -20,6 +20,7 @@ def evaluate_objects(arguments: argparse.Namespace) -> int:
     """VOC's and COCO's figures of a model on a split."""
     from minidetect.api import load
     from minidetect.api_objects import ObjectDetector
+    from minidetect.data.objects import load_record
     from minidetect.evaluate.objects import summarise_objects
 
     detector = load(arguments.model)
@@ -29,8 +30,10 @@ def evaluate_objects(arguments: argparse.Namespace) -> int:
         raise ValueError("--detections and --plot are not for `evaluate objects`")
     dataset = read(arguments.data, arguments.split, detector.classes)
     with CompileNote(KERNELS, live=False):
+        for record in dataset.records[:1]:
+            detector.detect_one(load_record(record))  # compiles, where that was not done before
         start = time.perf_counter()
-        detections = detector.detect([record.path for record in dataset.records])
+        detections = [detector.detect_one(load_record(record)) for record in dataset.records]
         seconds = time.perf_counter() - start
     summary = rounded(summarise_objects(detections, dataset) | {"seconds an image": seconds / max(len(dataset), 1)})
     for key, value in summary.items():

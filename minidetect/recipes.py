@@ -17,6 +17,7 @@ from pathlib import Path
 from minidetect.api import save
 from minidetect.api_objects import ObjectDetector, save_objects
 from minidetect.data.folders import read_objects
+from minidetect.data.images import image_size
 from minidetect.data.wider_face import read_wider
 from minidetect.models.facecraft import Cascade
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun
@@ -115,6 +116,9 @@ def check_objects(data: Path) -> None:
     dataset = read_objects(data, "train", on_problem=lambda problem: None)
     if missing := [record.path for record in dataset.records if not record.path.is_file()]:
         raise FileNotFoundError(f"{data}: {len(missing)} of {len(dataset)} images are missing, such as {missing[0]}")
+    for record in dataset.records:
+        if (size := image_size(record.path)) != record.size:
+            raise ValueError(f"{record.path}: (height, width) is {size}, but its annotation says {record.size}")
     if not any(len(record) for record in dataset.records):
         raise ValueError(f"{data}: no object in the split 'train'")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,12 +13,13 @@ from command import run
 from PIL import Image
 
 import minidetect
-from minidetect.api_objects import ObjectDetector
+from minidetect.api_objects import ObjectDetector, save_objects
 from minidetect.data.coco import write_coco
 from minidetect.data.folders import read_objects
 from minidetect.data.objects import ObjectDataset, ObjectRecord
 from minidetect.data.voc import write_voc
 from minidetect.detection.structures import make_target
+from minidetect.nn.checkpoint import load_arrays, save_arrays
 from minidetect.recipes import run_recipe
 from minidetect.train.loop import Schedule
 from minidetect.train.objects import ObjectRecipe, anchor_sides, flipped, load_examples, train_faster_rcnn
@@ -107,6 +109,9 @@ def test_the_format_is_known_by_what_lies_in_the_folder(voc, tmp_path):
         ("class,", "kind,", "1: the header lacks the columns class"),
         (",disc,", ",cat,", "class 'cat' is none of disc, square"),
         ("120,90", "120,many", "column h must be a number, found 'many'"),
+        ("120,90", "120,inf", "the image's height must be a whole number of pixels"),
+        ("train/a.png", "", "nothing in the columns image"),
+        (",30,40", ",30", "nothing in the columns ymax"),
     ],
 )
 def test_a_broken_table_is_refused_with_its_line(tmp_path, old, new, words):
@@ -194,3 +199,49 @@ def test_the_same_seed_gives_the_same_weights(voc, tmp_path):
     first, second = (train_faster_rcnn(dataset, tmp_path / name, recipe, seed=1, progress=False) for name in "ab")
     for a, b in zip(first.model.parameters(), second.model.parameters(), strict=True):
         assert np.array_equal(a.data, b.data)
+
+
+def test_a_model_of_one_class_called_face_is_no_cascade(voc, trained, tmp_path, capsys):
+    detector = minidetect.load(trained)
+    assert detector.classes == CLASSES
+    arrays, meta = load_arrays(trained)
+    meta["arguments"]["classes"] = ["face", "other"]
+    save_arrays(tmp_path / "faces.npz", arrays, meta)
+    done = run(capsys, "detect", voc / "JPEGImages" / "008.png", "--model", tmp_path / "faces.npz")
+    assert done.code == 0 and "object" in done.out
+    for benchmark in ("fddb", "wider"):
+        done = run(capsys, "evaluate", benchmark, "--data", voc, "--model", trained)
+        assert done.code == 2 and "measure it by `evaluate objects`" in done.err[0]
+
+
+def test_one_image_is_not_a_list_of_images(trained):
+    detector = minidetect.load(trained)
+    for image in ("a.jpg", np.zeros((6, 5, 3), np.uint8)):
+        with pytest.raises(TypeError, match="a list of images"):
+            detector.detect(image)
+
+
+def test_settings_are_saved_with_the_weights(trained, tmp_path):
+    detector = minidetect.load(trained)
+    detector.model.nms_threshold, detector.model.test_proposals = 0.7, (50, 20)
+    save_objects(detector, tmp_path / "a.npz", {})
+    again = minidetect.load(tmp_path / "a.npz").model
+    assert again.nms_threshold == 0.7 and again.test_proposals == (50, 20) and again.min_score == 0.05
+
+
+def test_a_run_does_not_go_on_with_other_data(voc, tmp_path):
+    recipe = ObjectRecipe(ObjectRecipe().scale._replace(short_side=90), schedule=Schedule(steps=1, lr=0.01))
+    dataset = read_objects(voc, "train")
+    train_faster_rcnn(dataset, tmp_path, recipe, progress=False)
+    other = ObjectDataset(dataset.records, ("cat", "dog"))
+    with pytest.raises(ValueError, match="data.json: the run in this folder was begun on other data"):
+        train_faster_rcnn(other, tmp_path, recipe, progress=False)
+
+
+def test_a_size_that_is_wrong_is_found_before_anything_is_written(voc, tmp_path, capsys):
+    copy = tmp_path / "voc"
+    shutil.copytree(voc, copy)
+    Image.new("RGB", (50, 40)).save(copy / "JPEGImages" / "000.png")
+    done = run(capsys, "train", "faster-rcnn", "--data", copy, "--out", tmp_path / "out", "--steps", 1)
+    assert done.code == 2 and "000.png: (height, width) is (40, 50)" in done.err[0]
+    assert not (tmp_path / "out").exists()

@@ -10,7 +10,7 @@ import pytest
 from PIL import Image
 
 from minidetect.data.coco import read_coco, write_coco
-from minidetect.data.objects import ObjectDataset
+from minidetect.data.objects import ObjectDataset, load_record
 from minidetect.data.voc import read_voc, write_voc
 from minidetect.data.yolo import read_yolo
 
@@ -213,3 +213,71 @@ def test_blood_cells(data_dir):
     assert sum(len(record) for split in splits for record in split.records) == 4886
     assert [problem.split("/")[-1][:21] for problem in problems] == ["BloodImage_00343.xml:", "BloodImage_00338.xml:"]
     assert all(record.path.exists() for split in splits for record in split.records)
+
+
+@pytest.mark.parametrize("width", ["inf", "nan", "0", "-5", "10.5", "64px", ""])
+def test_sizes_that_are_none(tmp_path, width):
+    with pytest.raises(ValueError, match="a.xml"):
+        read_voc(voc_folder(tmp_path, XML.replace("<width>60<", f"<width>{width}<")))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"images": [COCO["images"][0] | {"width": None}]}, "image 7: the image's width must be a whole number"),
+        ({"images": [COCO["images"][0] | {"width": "64px"}]}, "found '64px'"),
+        ({"images": [COCO["images"][0] | {"file_name": 5}]}, "image 7: file_name must be a text, found 5"),
+        ({"images": [COCO["images"][0] | {"id": [1]}]}, "entry 0 of images: its id must be a number or a text"),
+        ({"annotations": [COCO["annotations"][0] | {"image_id": [1]}]}, "nothing with the image_id [1]"),
+        ({"annotations": [COCO["annotations"][0] | {"bbox": [1, 2, 10**400, 3]}]}, "bbox must be four numbers"),
+        ({"annotations": [COCO["annotations"][0] | {"area": "big"}]}, "annotation 1: area must be a number"),
+    ],
+)
+def test_coco_of_the_wrong_types(tmp_path, changes, words):
+    with pytest.raises(ValueError, match="instances.json: ") as error:
+        read_coco(coco_file(tmp_path, **changes), tmp_path)
+    assert words in str(error.value)
+
+
+def test_ids_may_be_texts_and_numbers(tmp_path):
+    categories = [{"id": "a", "name": "dog"}, {"id": 2, "name": "cat"}]
+    annotations = [COCO["annotations"][0] | {"category_id": "a"}]
+    dataset = read_coco(coco_file(tmp_path, categories=categories, annotations=annotations), tmp_path)
+    assert dataset.classes == ("cat", "dog") and dataset.records[0].labels.tolist() == [2]
+
+
+def test_a_box_too_small_to_survive_a_float_is_left_out(tmp_path):
+    with pytest.warns(UserWarning, match="0.01 pixels wide and high"):
+        assert len(read_yolo(yolo_folder(tmp_path, "0 0.5 0.5 0.000000001 0.1"), "train").records[0]) == 0
+
+
+def test_an_image_that_lies_on_its_side(tmp_path):
+    """EXIF's orientation 6 turns a file of 200 x 100 pixels into an image of 100 x 200."""
+    folder = yolo_folder(tmp_path, "0 0.5 0.5 0.2 0.1")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (200, 100)).save(folder / "images" / "train" / "a.jpg", exif=exif)
+    record = read_yolo(folder, "train").records[0]
+    assert record.size == (200, 100) and load_record(record).shape == (200, 100, 3)
+    np.testing.assert_allclose(record.boxes, [[40, 90, 60, 110]], atol=1e-4)
+
+
+def test_yolo_names_in_another_order_are_refused(tmp_path):
+    folder = yolo_folder(tmp_path, "0 0.5 0.5 0.2 0.1")
+    with pytest.raises(ValueError, match="its classes are dog, cat, asked for cat, dog"):
+        read_yolo(folder, "train", ("cat", "dog"))
+    (folder / "classes.txt").write_text("dog\ncat\n", encoding="utf-8-sig")
+    assert read_yolo(folder, "train").classes == ("dog", "cat")
+
+
+def test_voc_trusts_the_annotations_own_name_first(tmp_path):
+    folder = voc_folder(tmp_path, XML.replace("a.jpg", "old.jpg"))
+    Image.new("RGB", (60, 40)).save(folder / "JPEGImages" / "old.jpg")
+    assert read_voc(folder).records[0].path.name == "a.jpg"
+    (folder / "JPEGImages" / "a.jpg").unlink()
+    assert read_voc(folder).records[0].path.name == "old.jpg"
+
+
+def test_xml_in_an_encoding_that_does_not_exist(tmp_path):
+    with pytest.raises(ValueError, match="a.xml: not XML that can be read"):
+        read_voc(voc_folder(tmp_path, '<?xml version="1.0" encoding="foo-bar"?>' + XML))

@@ -11,8 +11,8 @@ from minidetect.data.objects import ObjectDataset
 from minidetect.detection.image_scale import ImageScale
 from minidetect.train.loop import Schedule
 from minidetect.train.objects import (
-    ImageSource,
     ObjectRecipe,
+    TrainingImages,
     all_proposals,
     mirrored,
     new_faster_rcnn,
@@ -39,7 +39,7 @@ def gradients(losses: dict[str, Tensor], model) -> set[str]:
 
 def test_what_each_of_the_four_steps_teaches(dataset, rng):
     """Faster R-CNN, section 3.2: in steps 3 and 4 nothing reaches the shared convolutions; joint training does all."""
-    source = ImageSource(dataset, SHORT)
+    source = TrainingImages(dataset, SHORT)
     model = new_faster_rcnn(source, 2, rng)
     model.train()
     proposals = all_proposals(model, source)
@@ -67,7 +67,7 @@ def test_the_four_steps_end_with_the_detectors_convolutions(dataset, tmp_path):
 
 def test_proposals_are_flipped_with_their_image(dataset):
     recipe = ObjectRecipe(SHORT.scale, images_per_step=40, vertical_flips=True)
-    source = ImageSource(dataset, recipe)
+    source = TrainingImages(dataset, recipe)
     own = [example.target.boxes for example in source.examples]  # proposals that are the objects themselves
     images, targets, boxes = source.batch_with(own, np.random.default_rng(0))
     assert len(images) == 40
@@ -96,7 +96,7 @@ def test_detectors_on_given_proposals(dataset, train, tmp_path, rng):
     (first, colour), (second, _) = models
     for a, b in zip(first.state_dict().values(), second.state_dict().values(), strict=True):
         assert np.array_equal(a, b)
-    source = ImageSource(dataset, SHORT)
+    source = TrainingImages(dataset, SHORT)
     assert np.array_equal(colour, source.mean_colour)
     found = first.detect([source.normalised(source.examples[0].image)], proposals[:1])[0]
     assert len(found.boxes) and (found.labels >= 1).all() and (found.labels <= 2).all()

@@ -13,7 +13,7 @@ import csv
 from collections.abc import Sequence
 from pathlib import Path
 
-from minidetect.data.objects import Collector, ObjectDataset, label_of
+from minidetect.data.objects import Collector, ObjectDataset, label_of, whole_size
 from minidetect.data.records import OnProblem, tell
 
 COLUMNS = ("image", "w", "h", "class", "xmin", "ymin", "xmax", "ymax")
@@ -39,6 +39,9 @@ def read_boxes_csv(
         if missing := [column for column in COLUMNS if column not in (reader.fieldnames or ())]:
             raise ValueError(f"{file}:1: the header lacks the columns {', '.join(missing)}")
         rows = [(f"{file}:{reader.line_num}", row) for row in reader]
+    for where, row in rows:
+        if empty := [column for column in COLUMNS if not (row[column] or "").strip()]:
+            raise ValueError(f"{where}: nothing in the columns {', '.join(empty)}")
     if classes is None:
         classes = sorted({row["class"] for _, row in rows})
     problems: list[str] = []
@@ -47,7 +50,7 @@ def read_boxes_csv(
         name = row["image"]
         if split is not None and Path(name).parts[0] != split:
             continue
-        size = int(number(row, "h", where)), int(number(row, "w", where))
+        size = whole_size(number(row, "h", where), number(row, "w", where), where)
         image = found.setdefault(name, Collector(file.parent / name, size, str(file), problems))
         if image.size != size:
             raise ValueError(f"{where}: {name} has (height, width) {size} here, and {image.size} in an earlier row")

@@ -11,13 +11,14 @@ Left out: outlines and their run-length codes, keypoints, captions.
 from __future__ import annotations
 
 import json
+import sys
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from minidetect.data.objects import Collector, ObjectDataset
+from minidetect.data.objects import Collector, ObjectDataset, whole_size
 from minidetect.data.records import OnProblem, tell
 from minidetect.detection.structures import Detections
 from minidetect.nn.checkpoint import write_atomically
@@ -35,12 +36,12 @@ def read_coco(file: str | Path, image_root: str | Path, on_problem: OnProblem = 
     content = read_json(Path(file))
     images = by_id(content, "images", file)
     categories = by_id(content, "categories", file)
-    labels = {id: label for label, id in enumerate(sorted(categories), start=1)}
+    labels = {id: label for label, id in enumerate(sorted(categories, key=lambda id: (str(type(id)), id)), start=1)}
     annotations = defaultdict(list)
     for item in by_id(content, "annotations", file).values():
         where = f"{file}: annotation {item['id']}"
         for key, known in (("image_id", images), ("category_id", categories)):
-            if field(item, key, where) not in known:
+            if not is_id(field(item, key, where)) or item[key] not in known:
                 raise ValueError(f"{where}: there is nothing with the {key} {item[key]!r}")
         annotations[item["image_id"]].append(item)
 
@@ -48,15 +49,17 @@ def read_coco(file: str | Path, image_root: str | Path, on_problem: OnProblem = 
     records = []
     for id, image in images.items():
         where = f"{file}: image {id}"
-        size = int(field(image, "height", where)), int(field(image, "width", where))
-        found = Collector(Path(image_root) / field(image, "file_name", where), size, where, problems)
+        size = whole_size(field(image, "height", where), field(image, "width", where), where)
+        found = Collector(Path(image_root) / word(image, "file_name", where), size, where, problems)
         for item in annotations[id]:
             x, y, w, h = box_of(item, f"{file}: annotation {item['id']}")
             area, is_crowd = item.get("area"), bool(item.get("iscrowd", 0))
+            if area is not None and not is_number(area):
+                raise ValueError(f"{file}: annotation {item['id']}: area must be a number, found {area!r}")
             found.add((x, y, x + w, y + h), labels[item["category_id"]], is_crowd, area, f"annotation {item['id']}")
         records.append(found.record())
     tell(on_problem, problems, "left out of the COCO annotations")
-    names = tuple(field(categories[id], "name", f"{file}: category {id}") for id in sorted(categories))
+    names = tuple(word(categories[id], "name", f"{file}: category {id}") for id in labels)
     return ObjectDataset(records, names)
 
 
@@ -78,6 +81,8 @@ def by_id(content: Mapping, key: str, file: str | Path) -> dict:
     found = {}
     for i, entry in enumerate(entries):
         id = field(entry, "id", f"{file}: entry {i} of {key}")
+        if not is_id(id):
+            raise ValueError(f"{file}: entry {i} of {key}: its id must be a number or a text, found {id!r}")
         if id in found:
             raise ValueError(f"{file}: two {key} have the id {id!r}")
         found[id] = entry
@@ -90,9 +95,25 @@ def field(entry: Mapping, key: str, where: str) -> object:
     return entry[key]
 
 
+def word(entry: Mapping, key: str, where: str) -> str:
+    value = field(entry, key, where)
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"{where}: {key} must be a text, found {value!r}")
+    return value
+
+
+def is_id(value: object) -> bool:
+    return isinstance(value, (int, str))
+
+
+def is_number(value: object) -> bool:
+    """A number that a float can hold."""
+    return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
+
+
 def box_of(item: Mapping, where: str) -> list[float]:
     box = field(item, "bbox", where)
-    if not isinstance(box, list) or len(box) != 4 or not all(isinstance(v, (int, float)) for v in box):
+    if not isinstance(box, list) or len(box) != 4 or not all(map(is_number, box)):
         raise ValueError(f"{where}: bbox must be four numbers x, y, width, height, found {box!r}")
     return box
 

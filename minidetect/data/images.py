@@ -34,6 +34,9 @@ UNDO_ORIENTATION = {  # EXIF value -> what brings the stored pixels upright
 }
 
 
+ImageSource = str | Path | Image.Image | np.ndarray
+
+
 class ImageError(ValueError):
     """A picture that cannot be used: one line that names it and says why."""
 
@@ -55,6 +58,14 @@ def load_image(source: str | Path | Image.Image | np.ndarray) -> np.ndarray:
     if isinstance(source, (str, os.PathLike)):
         return _from_file(Path(source))
     raise TypeError(f"an image is a path, a Pillow image or a uint8 array, got {type(source).__name__}")
+
+
+def check_is_list(images: object) -> None:
+    """Raise TypeError for one image where a list of them is wanted: its rows would be taken for images."""
+    if isinstance(images, (str, Path, Image.Image)) or (
+        isinstance(images, np.ndarray) and images.ndim < 4  # one image, not a stack (N, H, W, 3) of them
+    ):
+        raise TypeError("detect takes a list of images: detect([image])")
 
 
 def _from_file(path: Path) -> np.ndarray:
@@ -111,6 +122,19 @@ def _from_pillow(image: Image.Image, name: str) -> np.ndarray:
     except Exception as error:  # decoders raise OSError, SyntaxError, struct.error, zlib.error, ...
         raise ImageError(f"{name}: damaged or truncated image: {_one_line(error)}") from None
     return np.ascontiguousarray(pixels)
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """(height, width) of the image that `load_image` gives, EXIF's rotation included; reads the file's head only.
+
+    Raises ImageError that names the file.
+    """
+    try:
+        with Image.open(path) as image:
+            upright = _orientation(image) < 5  # 5 to 8 lie on their side
+            return (image.height, image.width) if upright else (image.width, image.height)
+    except Exception as error:
+        raise ImageError(f"{path}: damaged or truncated image: {_one_line(error)}") from None
 
 
 def _orientation(image: Image.Image) -> int:

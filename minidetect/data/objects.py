@@ -9,13 +9,17 @@ Letters: G objects of an image, M ignored ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from minidetect.data.images import load_image
 from minidetect.detection.structures import Target
+
+SMALLEST_SIDE = 0.01  # of a box, in pixels: less is a slip, and does not survive being made smaller
 
 
 @dataclass(frozen=True)
@@ -72,13 +76,13 @@ class Collector:
         """One object; box: x1, y1, x2, y2 before clipping; name: what to call it in a message."""
         height, width = self.size
         corners = np.array(box, np.float64)
-        clipped = np.clip(corners, 0, [width, height, width, height])
+        clipped = np.clip(corners, 0, [width, height, width, height]).astype(np.float32)
         reason = why_unusable(corners, clipped)
         if reason:
             numbers = ", ".join(f"{v:g}" for v in corners)
             self.problems.append(f"{self.where}: {name}: box {numbers} has {reason}")
             return
-        x1, y1, x2, y2 = clipped
+        x1, y1, x2, y2 = clipped.astype(np.float64)
         self.rows.append((clipped, label, ignored, (x2 - x1) * (y2 - y1) if area is None else area))
 
     def record(self) -> ObjectRecord:
@@ -96,9 +100,34 @@ def why_unusable(box: np.ndarray, clipped: np.ndarray) -> str:
         return "a number that is not finite"
     if box[2] <= box[0] or box[3] <= box[1]:
         return "no area: x2 must be above x1, and y2 above y1"
-    if clipped[2] <= clipped[0] or clipped[3] <= clipped[1]:
-        return "no part inside the image"
+    if min(clipped[2] - clipped[0], clipped[3] - clipped[1]) < SMALLEST_SIDE:
+        return f"no part inside the image that is {SMALLEST_SIDE} pixels wide and high"
     return ""
+
+
+def whole_size(height: object, width: object, where: str) -> tuple[int, int]:
+    """(height, width) of an image as an annotation states it; where: how the message begins.
+
+    Raises ValueError unless both are whole numbers of at least 1.
+    """
+    size = []
+    for name, value in (("height", height), ("width", width)):
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            number = math.nan
+        if not (1 <= number < 1e9 and number == int(number)):
+            raise ValueError(f"{where}: the image's {name} must be a whole number of pixels, found {value!r}")
+        size.append(int(number))
+    return size[0], size[1]
+
+
+def load_record(record: ObjectRecord) -> np.ndarray:
+    """The image (H, W, 3) uint8 of a record. Raises ValueError where its size is not what the annotation states."""
+    image = load_image(record.path)
+    if image.shape[:2] != record.size:
+        raise ValueError(f"{record.path}: (height, width) is {image.shape[:2]}, but its annotation says {record.size}")
+    return image
 
 
 def label_of(name: str, classes: Sequence[str], where: str) -> int:

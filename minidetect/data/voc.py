@@ -15,7 +15,7 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Sequence
 from pathlib import Path
 
-from minidetect.data.objects import Collector, ObjectDataset, ObjectRecord, label_of
+from minidetect.data.objects import Collector, ObjectDataset, ObjectRecord, label_of, whole_size
 from minidetect.data.records import OnProblem, tell
 from minidetect.nn.checkpoint import write_atomically
 
@@ -61,7 +61,7 @@ def read_split(folder: Path, split: str | None) -> list[str]:
 def parse(file: Path) -> tuple[Path, ElementTree.Element]:
     try:
         return file, ElementTree.fromstring(file.read_bytes())
-    except ElementTree.ParseError as error:
+    except (ElementTree.ParseError, ValueError, LookupError) as error:  # the last two: an encoding it cannot read
         raise ValueError(f"{file}: not XML that can be read: {error}") from None
 
 
@@ -74,10 +74,12 @@ def read_image(
     first_pixel: int,
     problems: list[str],
 ) -> ObjectRecord:
-    size = int(number(root, "size/height", file)), int(number(root, "size/width", file))
-    image = folder / "JPEGImages" / Path(text(root, "filename", file)).name
-    if not image.exists() and image.stem != name:  # a file that was renamed after it was annotated
-        image = image.with_name(name + (image.suffix or ".jpg"))
+    size = whole_size(number(root, "size/height", file), number(root, "size/width", file), str(file))
+    # By the annotation's own name first: <filename> may be what the image was called before it was copied.
+    stated = folder / "JPEGImages" / Path(text(root, "filename", file)).name
+    image = stated.with_name(name + (stated.suffix or ".jpg"))
+    if not image.exists() and stated.exists():
+        image = stated
     found = Collector(image, size, str(file), problems)
     for i, item in enumerate(root.iter("object"), start=1):
         kind = text(item, "name", file)
@@ -85,7 +87,7 @@ def read_image(
         is_difficult = (item.findtext("difficult") or "0").strip() == "1"
         label = label_of(kind, classes, f"{file}: object {i}")
         box = (x1 - first_pixel, y1 - first_pixel, x2 - first_pixel + 1, y2 - first_pixel + 1)
-        if x2 > x1 and y2 > y1:  # one pixel wide is possible in VOC, but in practice it is a slip of the mouse
+        if x2 > x1 and y2 > y1:  # xmax = xmin is one pixel by VOC's rule, but in practice a slip of the mouse
             found.add(box, label, is_difficult, name=f"object {i} ({kind})")
         else:
             problems.append(f"{file}: object {i} ({kind}): box {x1:g}, {y1:g}, {x2:g}, {y2:g} has no area")

@@ -12,8 +12,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from PIL import Image
-
+from minidetect.data.images import image_size
 from minidetect.data.objects import Collector, ObjectDataset
 from minidetect.data.records import OnProblem, tell
 
@@ -28,7 +27,7 @@ def read_yolo(
 ) -> ObjectDataset:
     """Every image of DIR/images/SPLIT (or DIR/images) with the objects of DIR/labels/SPLIT.
 
-    classes: names in the order of the numbers; None: the lines of DIR/classes.txt.
+    classes: names in the order of the numbers, which must be those of DIR/classes.txt if that exists; None: its lines.
     on_problem: what happens with a box that cannot be used, see `minidetect.data.records.tell`.
 
     Raises FileNotFoundError without the folder of images or the names; ValueError naming file and line for a line that
@@ -38,14 +37,15 @@ def read_yolo(
     images, labels = folder / "images" / (split or ""), folder / "labels" / (split or "")
     if not images.is_dir():
         raise FileNotFoundError(f"{images}: no such folder of images")
-    if classes is None:
-        classes = [line.strip() for line in (folder / "classes.txt").read_text().splitlines() if line.strip()]
+    own = read_names(folder / "classes.txt") if classes is None or (folder / "classes.txt").exists() else classes
+    if classes is not None and list(own) != list(classes):
+        raise ValueError(f"{folder / 'classes.txt'}: its classes are {', '.join(own)}, asked for {', '.join(classes)}")
+    classes = own
     problems: list[str] = []
     records = []
     for path in sorted(file for file in images.rglob("*") if file.suffix.lower() in ENDINGS):
         file = (labels / path.relative_to(images)).with_suffix(".txt")
-        with Image.open(path) as image:  # reads the head of the file only
-            size = image.height, image.width
+        size = image_size(path)
         found = Collector(path, size, str(file), problems)
         lines = file.read_text(encoding="utf-8-sig").splitlines() if file.exists() else []
         for i, line in enumerate(lines, start=1):
@@ -55,6 +55,10 @@ def read_yolo(
         records.append(found.record())
     tell(on_problem, problems, "left out of the YOLO labels")
     return ObjectDataset(records, tuple(classes))
+
+
+def read_names(file: Path) -> list[str]:
+    return [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
 
 
 def read_line(

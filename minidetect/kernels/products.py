@@ -3,8 +3,8 @@
 OpenBLAS' own threads wait for the next product in a loop that keeps their processor busy, for some 20 ms. The next
 kernel of Numba finds no free processor then: on two cores, a training step of a small network, which takes turns
 between both, took 93 ms with two threads each, and 23 ms with two for the kernels and one for the products. So a
-product is computed by the thread that asks for it. Everybody else's products keep their number of threads, and the
-result does not depend on how many there are.
+product is computed by the thread that asks for it, and the result does not depend on how many there are. OpenBLAS has
+one number of threads for the whole process: while a product runs, others' products get one thread as well.
 """
 
 from __future__ import annotations

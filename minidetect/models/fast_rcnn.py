@@ -10,7 +10,8 @@ Girshick, "Fast R-CNN", ICCV 2015.
     section 3     per-class suppression: BoxHead.detections; section 3.1: truncated SVD, nn/svd.py
 
 Left out: VGG-16 and its ImageNet weights (backbones.py says what stands for them); the learning rate of biases, twice
-that of weights; dropout between the fully connected layers.
+that of weights, and the decay of biases (nn/optim.py decays weights only); dropout between the fully connected layers;
+several scales at test time (section 5.2; `image_scale.assign_scales` says which region would go to which).
 
 Letters: R regions of interest (RoIs), K classes without background, C channels of the map, FH FW its size.
 """

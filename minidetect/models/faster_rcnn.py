@@ -26,7 +26,7 @@ from minidetect.detection.anchors import AnchorGrid, inside_image
 from minidetect.detection.box_coder import BoxCoder
 from minidetect.detection.boxes import clip_to_image
 from minidetect.detection.losses import cross_entropy, smooth_l1
-from minidetect.detection.matcher import NEGATIVE, match_anchors, overlaps_ignore
+from minidetect.detection.matcher import IGNORE, NEGATIVE, match_anchors, overlaps_ignore
 from minidetect.detection.sampler import sample_balanced
 from minidetect.detection.structures import Detections, Target
 from minidetect.kernels.nms import nms
@@ -77,14 +77,15 @@ class ProposalNet(Module):
 
         outputs: logits and deltas of all anchors (N, 4). The first sum is divided by the size of the sample (256),
         the second by the number of positions of the map (about 2,400), times lambda = 10.
-        Anchors over the image's border are not learned from (section 3.3), nor background in an ignore region.
+        Anchors over the image's border are left out before matching (section 3.3), so that an object there still has a
+        best anchor; background in an ignore region is not learned from.
         """
         logits, deltas = outputs
-        matched_idx, _ = match_anchors(anchors, target.boxes)
-        usable = inside_image(anchors, image_size)
-        is_positive = usable & (matched_idx >= 0)
-        is_negative = usable & (matched_idx == NEGATIVE) & ~overlaps_ignore(anchors, target.ignore)
-        pos_idx, neg_idx = sample_balanced(is_positive, is_negative, self.num_anchors, 0.5, rng)
+        inside = np.flatnonzero(inside_image(anchors, image_size))
+        matched_idx = np.full(len(anchors), IGNORE)
+        matched_idx[inside], _ = match_anchors(anchors[inside], target.boxes)  # the best of those that may be learned
+        is_negative = (matched_idx == NEGATIVE) & ~overlaps_ignore(anchors, target.ignore)
+        pos_idx, neg_idx = sample_balanced(matched_idx >= 0, is_negative, self.num_anchors, 0.5, rng)
         chosen = np.concatenate([pos_idx, neg_idx])
         labels = (np.arange(len(chosen)) < len(pos_idx)).astype(np.int64)
         wanted = self.coder.encode(anchors[pos_idx], target.boxes[matched_idx[pos_idx]])

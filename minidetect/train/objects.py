@@ -1,12 +1,13 @@
 """Training of Fast and Faster R-CNN on a folder of one's own: images, flips, anchors that fit, one phase of the loop.
 
-Two images a step, as in Fast R-CNN, section 2.3. They are drawn anew at each step, with replacement, so that the
-generator's state is all that a checkpoint must know; the papers go through permutations instead.
+Two images a step, as in Fast R-CNN, section 2.3 (Faster R-CNN has one). They are drawn anew at each step, with
+replacement, so that the generator's state is all that a checkpoint must know; the papers go through permutations.
 """
 
 from __future__ import annotations
 
 import copy
+import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,14 +15,14 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidetect.data.images import load_image
-from minidetect.data.objects import ObjectDataset
+from minidetect.data.objects import ObjectDataset, load_record
 from minidetect.detection.anchors import AnchorGrid
 from minidetect.detection.image_scale import ImageScale, normalise
 from minidetect.detection.structures import Target
 from minidetect.models.backbones import Backbone
 from minidetect.models.fast_rcnn import FastRCNN
 from minidetect.models.faster_rcnn import FasterRCNN
+from minidetect.nn.checkpoint import write_atomically
 from minidetect.train.loop import Losses, Schedule, train_phase
 
 RATIOS = (0.5, 1.0, 2.0)
@@ -32,8 +33,8 @@ class ObjectRecipe:
     """How Faster R-CNN is trained.
 
     scale: how large the network sees an image. num_sides: sizes of anchors, spread over the sizes of the objects.
-    images_per_step: 2 in the paper. vertical_flips: also turn images upside down, where that makes sense (cells do not
-    know up from down; dogs do). schedule: see `train.loop.Schedule`.
+    images_per_step: 2 in Fast R-CNN, 1 in Faster R-CNN. vertical_flips: also turn images upside down, where that makes
+    sense (cells do not know up from down; dogs do). schedule: see `train.loop.Schedule`.
     """
 
     scale: ImageScale = ImageScale(480, 800)
@@ -57,17 +58,13 @@ class Example(NamedTuple):
 
 
 def load_examples(dataset: ObjectDataset, scale: ImageScale) -> list[Example]:
-    """Every image, resized, in memory: 1 MB each at the papers' size.
+    """Every image, resized, in memory: 1.8 MB each at 600 x 1000.
 
     Raises ValueError naming an image whose size is not the one that its annotation states.
     """
     examples = []
     for record in dataset.records:
-        image = load_image(record.path)
-        if image.shape[:2] != record.size:
-            raise ValueError(
-                f"{record.path}: (height, width) is {image.shape[:2]}, but its annotation says {record.size}"
-            )
+        image = load_record(record)
         resized = scale.resize(image)
         factors = np.tile(np.array(resized.shape[1::-1]) / image.shape[1::-1], 2).astype(np.float32)  # x, y, x, y
         target = record.target()
@@ -126,7 +123,7 @@ class TrainedObjects(NamedTuple):
     scale: ImageScale
 
 
-class ImageSource:
+class TrainingImages:
     """Draws the images of a step: a few of the training's, each mirrored or not. dataset, recipe: see above."""
 
     def __init__(self, dataset: ObjectDataset, recipe: ObjectRecipe) -> None:
@@ -180,8 +177,9 @@ def train_faster_rcnn(
     progress: bool = True,
 ) -> TrainedObjects:
     """Approximate joint training, Faster R-CNN, section 3.2, into a folder that a killed run continues in."""
-    source, rng = ImageSource(dataset, recipe), np.random.default_rng(seed)
+    source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
     model = new_faster_rcnn(source, len(dataset.classes), rng)
+    check_same_data(out / "data.json", dataset, model, source.mean_colour)
     train_phase(
         "faster_rcnn", model, lambda rng: model.losses(*source.batch(rng), rng), recipe.schedule, out, rng,
         check_nan=check_nan, progress=progress,
@@ -189,7 +187,23 @@ def train_faster_rcnn(
     return TrainedObjects(model, dataset.classes, source.mean_colour, recipe.scale)
 
 
-def new_faster_rcnn(source: ImageSource, num_classes: int, rng: np.random.Generator) -> FasterRCNN:
+def check_same_data(file: Path, dataset: ObjectDataset, model: FasterRCNN, mean_colour: np.ndarray) -> None:
+    """Note what a training takes from its data, or raise ValueError where the run in this folder had other data.
+
+    A run that goes on with other classes, anchors or colours would mix weights with what they were not made for.
+    """
+    facts = {
+        "classes": list(dataset.classes),
+        "objects": sum(map(len, dataset.records)),
+        "anchor_sides": list(model.rpn.grid.sides),
+        "mean_colour": [round(float(v), 3) for v in mean_colour],
+    }
+    if file.exists() and (earlier := json.loads(file.read_text())) != facts:
+        raise ValueError(f"{file}: the run in this folder was begun on other data: {earlier}, and now {facts}")
+    write_atomically(file, lambda stream: stream.write((json.dumps(facts, indent=1) + "\n").encode()))
+
+
+def new_faster_rcnn(source: TrainingImages, num_classes: int, rng: np.random.Generator) -> FasterRCNN:
     """An untrained model with anchors that fit the training images' objects."""
     backbone = Backbone(rng)
     sides = anchor_sides([example.target for example in source.examples], source.recipe.num_sides)
@@ -205,7 +219,7 @@ def train_in_four_steps(
     nothing with it; 3 a new proposal network on the detector's convolutions, which stay as they are; 4 the detector's
     head on the proposals of 3. So in steps 3 and 4 no gradient reaches the convolutions.
     """
-    source, rng = ImageSource(dataset, recipe), np.random.default_rng(seed)
+    source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
     proposer = new_faster_rcnn(source, len(dataset.classes), rng)
     detector = copy.deepcopy(proposer)
     convolutions = len(detector.backbone.table)
@@ -224,7 +238,7 @@ def train_in_four_steps(
     return TrainedObjects(detector, dataset.classes, source.mean_colour, recipe.scale)
 
 
-def all_proposals(model: FasterRCNN, source: ImageSource) -> list[np.ndarray]:
+def all_proposals(model: FasterRCNN, source: TrainingImages) -> list[np.ndarray]:
     """The proposals (R, 4) of every training image."""
     return [model.propose(source.normalised(example.image)) for example in source.examples]
 
@@ -234,7 +248,7 @@ def train_fast_rcnn(
     progress: bool = True,
 ) -> tuple[FastRCNN, np.ndarray]:
     """Fast R-CNN on proposals from elsewhere, (R, 4) an image in its own pixels. Returns the model and mean colour."""
-    source, rng = ImageSource(dataset, recipe), np.random.default_rng(seed)
+    source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
     scaled = [
         boxes * np.float32(recipe.scale.factor(record.size))
         for boxes, record in zip(proposals, dataset.records, strict=True)

@@ -16,7 +16,7 @@ from minidetect.data.objects import ObjectDataset
 from minidetect.models.rcnn import RCNN, CropNet, Windows, label_windows, sample_windows
 from minidetect.models.rcnn_fit import fit_boxes, fit_svms
 from minidetect.train.loop import train_phase
-from minidetect.train.objects import ImageSource, ObjectRecipe
+from minidetect.train.objects import ObjectRecipe, TrainingImages
 
 
 def train_rcnn(
@@ -28,7 +28,7 @@ def train_rcnn(
     warm: a network to start from, with any number of classes; its last layer is replaced.
     recipe: `scale` and `schedule` count, and `vertical_flips`; a step is 128 windows of all images.
     """
-    source, rng = ImageSource(dataset, recipe), np.random.default_rng(seed)
+    source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
     num_classes = len(dataset.classes)
     if warm is not None:
         warm.replace_classifier(num_classes, rng)
