@@ -30,7 +30,12 @@ from minidetect.detection.structures import Detections
 from minidetect.evaluate.objects import summarise_objects
 from minidetect.nn.fuse import fuse
 from minidetect.train.loop import Schedule
-from minidetect.train.objects import ObjectRecipe, train_fast_rcnn, train_faster_rcnn, train_in_four_steps
+from minidetect.train.objects import (
+    ObjectRecipe,
+    train_fast_rcnn,
+    train_faster_rcnn,
+    train_in_four_steps,
+)
 from minidetect.train.rcnn import train_rcnn
 
 MOST_PROPOSALS = 2000

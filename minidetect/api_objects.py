@@ -1,6 +1,6 @@
 """Detectors of several classes, trained on somebody's own boxes: kept in one file, loaded, and asked for photos.
 
-    detector = minidetect.load("runs/cells/faster_rcnn.npz")
+    detector = minidetect.load("runs/cells/faster-rcnn.npz")
     for found in detector.detect(["a.jpg"]):
         print([detector.classes[label - 1] for label in found.labels], found.boxes, found.scores)
 """
@@ -16,7 +16,7 @@ import numpy as np
 from minidetect.data.images import ImageSource, check_is_list, load_image
 from minidetect.detection.anchors import AnchorGrid
 from minidetect.detection.boxes import clip_to_image
-from minidetect.detection.image_scale import ImageScale, normalise
+from minidetect.detection.image_scale import ImageScale, box_factors, normalise
 from minidetect.detection.structures import Detections
 from minidetect.models.backbones import Backbone
 from minidetect.models.faster_rcnn import FasterRCNN
@@ -60,8 +60,7 @@ class ObjectDetector:
         """image: (H, W, 3) uint8 RGB."""
         resized = self.scale.resize(image)
         found = self.fused.detect([normalise(resized, self.mean_colour)])[0]
-        factors = np.tile(np.array(image.shape[1::-1]) / resized.shape[1::-1], 2).astype(np.float32)  # x, y, x, y
-        boxes = clip_to_image(found.boxes * factors, image.shape[:2])
+        boxes = clip_to_image(found.boxes * box_factors(resized.shape, image.shape), image.shape[:2])
         kept = found.scores > (-1 if threshold is None else threshold)
         return Detections(boxes[kept], found.scores[kept], found.labels[kept])
 

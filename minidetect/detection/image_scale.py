@@ -34,6 +34,14 @@ class ImageScale(NamedTuple):
         return image if size == image.shape[:2] else resize_image(image, size)
 
 
+def box_factors(old: tuple[int, ...], new: tuple[int, ...]) -> np.ndarray:
+    """(4,) float32: what boxes x1, y1, x2, y2 of an image of shape `old` are multiplied by where it has shape `new`.
+
+    old, new: (height, width, ...); the two axes differ by rounding.
+    """
+    return np.tile(np.array(new[1::-1]) / old[1::-1], 2).astype(np.float32)
+
+
 def normalise(image: np.ndarray, mean_colour: np.ndarray) -> np.ndarray:
     """(H, W, 3) uint8 -> (3, H, W) float32 around zero: the mean colour is taken away, 64 levels become 1."""
     return image_planes(image, mean_colour, 1 / 64)

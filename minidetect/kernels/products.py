@@ -2,7 +2,7 @@
 
 OpenBLAS' own threads wait for the next product in a loop that keeps their processor busy, for some 20 ms. The next
 kernel of Numba finds no free processor then: on two cores, a training step of a small network, which takes turns
-between both, took 93 ms with two threads each, and 23 ms with two for the kernels and one for the products. So a
+between both, takes 84 ms with products on two threads and 16 ms with products on one (benchmarks/products.py). So a
 product is computed by the thread that asks for it, and the result does not depend on how many there are. OpenBLAS has
 one number of threads for the whole process: while a product runs, others' products get one thread as well.
 """

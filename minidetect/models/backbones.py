@@ -1,9 +1,9 @@
 """Convolutional trunks small enough to train on two cores, for R-CNN and its successors.
 
 The papers use AlexNet, ZF and VGG-16, pre-trained on ImageNet's 1.2 million photos. What matters to the detectors is
-kept: a stack of 3 x 3 convolutions, ReLU, a map of stride 16, weights that a classification task has prepared. What is
-not: local response normalisation, and the fully connected layers of 4096. Batch norm stands where the papers have
-none, so that a small trunk can be trained from nothing.
+kept: a stack of 3 x 3 convolutions, ReLU, a map of stride 16. What is not: the pre-training, local response
+normalisation, and the fully connected layers of 4096. Batch norm stands where the papers have none, so that a small
+trunk can be trained from nothing.
 
 Letters: N images, C channels, H W: size of an image, FH FW: size of the map, H / 16 rounded up.
 """

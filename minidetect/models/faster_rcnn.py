@@ -12,6 +12,9 @@ Ren, He, Girshick, Sun, "Faster R-CNN: Towards Real-Time Object Detection with R
 Approximate joint training (section 3.2): one loss, the sum of the proposal network's and the head's; the proposals
 are taken as constants, so the gradient with respect to their corners is left out.
 
+Left out besides: pre-training (backbones.py), and the weights of N(0, 0.01) for the 3 x 3 convolution, which begins by
+He's rule as the trunk does. Proposals below 8 pixels are dropped; the paper's text has no such limit.
+
 Letters: A anchors a cell, C channels, FH FW size of the map, K classes, R proposals.
 """
 

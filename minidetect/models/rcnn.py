@@ -194,11 +194,15 @@ class RCNN(Module):
 
     def window_losses(self, images: Sequence[np.ndarray], windows: Windows) -> dict[str, Tensor]:
         """The loss of a mini-batch. images: whatever `windows.image` is an index of."""
+        return self.net.losses(self.window_crops(images, windows), windows.labels)
+
+    def window_crops(self, images: Sequence[np.ndarray], windows: Windows) -> np.ndarray:
+        """What the network sees of a mini-batch: (M, 3, S, S) float32."""
         crops = np.empty((len(windows.boxes), 3, self.net.side, self.net.side), np.float32)
         for i in np.unique(windows.image):
             rows = windows.image == i
             crops[rows] = self.crops(images[i], windows.boxes[rows])
-        return self.net.losses(crops, windows.labels)
+        return crops
 
     def taps(self, image: np.ndarray, boxes: np.ndarray, names: Collection[str] = TAPS) -> dict[str, np.ndarray]:
         """Features of several layers in one pass: image (3, H, W), boxes (N, 4) -> by name (N, D) float32.

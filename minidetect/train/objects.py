@@ -17,7 +17,8 @@ import numpy as np
 
 from minidetect.data.objects import ObjectDataset, load_record
 from minidetect.detection.anchors import AnchorGrid
-from minidetect.detection.image_scale import ImageScale, normalise
+from minidetect.detection.boxes import flip_horizontal
+from minidetect.detection.image_scale import ImageScale, box_factors, normalise
 from minidetect.detection.structures import Target
 from minidetect.models.backbones import Backbone
 from minidetect.models.fast_rcnn import FastRCNN
@@ -30,7 +31,7 @@ RATIOS = (0.5, 1.0, 2.0)
 
 @dataclass(frozen=True)
 class ObjectRecipe:
-    """How Faster R-CNN is trained.
+    """How a detector of the R-CNN family is trained.
 
     scale: how large the network sees an image. num_sides: sizes of anchors, spread over the sizes of the objects.
     images_per_step: 2 in Fast R-CNN, 1 in Faster R-CNN. vertical_flips: also turn images upside down, where that makes
@@ -66,8 +67,7 @@ def load_examples(dataset: ObjectDataset, scale: ImageScale) -> list[Example]:
     for record in dataset.records:
         image = load_record(record)
         resized = scale.resize(image)
-        factors = np.tile(np.array(resized.shape[1::-1]) / image.shape[1::-1], 2).astype(np.float32)  # x, y, x, y
-        target = record.target()
+        factors, target = box_factors(image.shape, resized.shape), record.target()
         examples.append(
             Example(resized, target._replace(boxes=target.boxes * factors, ignore=target.ignore * factors))
         )
@@ -82,6 +82,14 @@ def resized_targets(dataset: ObjectDataset, scale: ImageScale) -> tuple[list[Tar
         targets.append(target._replace(boxes=target.boxes * np.float32(factor)))
         sizes.append((round(record.size[0] * factor), round(record.size[1] * factor)))
     return targets, sizes
+
+
+def resized_proposals(
+    proposals: Sequence[np.ndarray], dataset: ObjectDataset, scale: ImageScale
+) -> list[np.ndarray]:
+    """Each image's proposals (R, 4) as the network sees them, from those in the image's own pixels."""
+    pairs = zip(proposals, dataset.records, strict=True)
+    return [boxes * np.float32(scale.factor(record.size)) for boxes, record in pairs]
 
 
 def anchor_sides(targets: Sequence[Target], num: int, rounds: int = 50) -> tuple[float, ...]:
@@ -165,10 +173,9 @@ class TrainingImages:
 
 def mirrored(boxes: np.ndarray, size: tuple[int, int], axes: tuple[int, ...]) -> np.ndarray:
     """Boxes (N, 4) of an image of (height, width) that is flipped along some axes: 1 left to right, 0 upside down."""
-    boxes = boxes.copy()
     for axis in axes:
-        first, last = (0, 2) if axis == 1 else (1, 3)
-        boxes[:, first], boxes[:, last] = size[axis] - boxes[:, last], size[axis] - boxes[:, first]
+        swap = [0, 1, 2, 3] if axis == 1 else [1, 0, 3, 2]  # upside down is left to right with x and y exchanged
+        boxes = flip_horizontal(boxes[:, swap], size[axis])[:, swap]
     return boxes
 
 
@@ -249,10 +256,7 @@ def train_fast_rcnn(
 ) -> tuple[FastRCNN, np.ndarray]:
     """Fast R-CNN on proposals from elsewhere, (R, 4) an image in its own pixels. Returns the model and mean colour."""
     source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
-    scaled = [
-        boxes * np.float32(recipe.scale.factor(record.size))
-        for boxes, record in zip(proposals, dataset.records, strict=True)
-    ]
+    scaled = resized_proposals(proposals, dataset, recipe.scale)
     model = FastRCNN(len(dataset.classes), rng)
     train_phase(
         "fast_rcnn", model, lambda rng: model.losses(*source.batch_with(scaled, rng), rng), recipe.schedule, out, rng,

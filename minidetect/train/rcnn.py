@@ -16,7 +16,7 @@ from minidetect.data.objects import ObjectDataset
 from minidetect.models.rcnn import RCNN, CropNet, Windows, label_windows, sample_windows
 from minidetect.models.rcnn_fit import fit_boxes, fit_svms
 from minidetect.train.loop import train_phase
-from minidetect.train.objects import ObjectRecipe, TrainingImages
+from minidetect.train.objects import ObjectRecipe, TrainingImages, resized_proposals
 
 
 def train_rcnn(
@@ -35,10 +35,7 @@ def train_rcnn(
     model = RCNN(num_classes, rng, warm)
     images = [source.normalised(example.image) for example in source.examples]
     targets = [example.target for example in source.examples]
-    scaled = [
-        boxes * np.float32(recipe.scale.factor(record.size))
-        for boxes, record in zip(proposals, dataset.records, strict=True)
-    ]
+    scaled = resized_proposals(proposals, dataset, recipe.scale)
     windows = label_windows(scaled, targets)
 
     def losses(rng: np.random.Generator) -> dict[str, Tensor]:
@@ -54,10 +51,7 @@ def flipped_losses(
     model: RCNN, images: Sequence[np.ndarray], windows: Windows, vertical_flips: bool, rng: np.random.Generator
 ) -> dict[str, Tensor]:
     """The loss of a mini-batch of windows, half of the crops mirrored (with vertical_flips, half upside down)."""
-    crops = np.empty((len(windows.boxes), 3, model.net.side, model.net.side), np.float32)
-    for i in np.unique(windows.image):
-        rows = windows.image == i
-        crops[rows] = model.crops(images[i], windows.boxes[rows])
+    crops = model.window_crops(images, windows)
     turned = rng.random(len(crops)) < 0.5
     crops[turned] = crops[turned, :, :, ::-1]
     if vertical_flips:
