@@ -2,12 +2,12 @@
 
     python benchmarks/three_generations.py --data DIR/bccd --out runs/bccd --vertical-flips
     python benchmarks/three_generations.py --data DIR/fruit --out runs/fruit --short-side 320
-    python benchmarks/three_generations.py --data DIR/bccd --out runs/bccd --four-steps     # also the 4-step training
+    python benchmarks/three_generations.py --data DIR/bccd --out runs/bccd --vertical-flips --models four_steps
 
 All of them start from random weights. The first two take the proposals of selective search, which are kept in the
 output folder; their time is told apart from the network's, as the papers do. Seconds and minutes are of processor time,
 so that what else the machine does counts little. A training that was stopped goes on where it was (its minutes then
-count from there).
+count from there). `--json` adds to the rows of other models in that file.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -24,17 +25,19 @@ from tqdm import tqdm
 from minidetect.data.folders import read_objects
 from minidetect.data.objects import ObjectDataset, load_record
 from minidetect.data.proposals import load_proposals, save_proposals
-from minidetect.detection.image_scale import ImageScale, normalise
+from minidetect.detection.image_scale import ImageScale, box_factors, normalise
 from minidetect.detection.selective_search import selective_search
 from minidetect.detection.structures import Detections
 from minidetect.evaluate.objects import summarise_objects
 from minidetect.nn.fuse import fuse
 from minidetect.train.loop import Schedule
+from minidetect.train.object_images import ObjectRecipe
 from minidetect.train.objects import (
-    ObjectRecipe,
+    TrainedObjects,
     train_fast_rcnn,
     train_faster_rcnn,
     train_in_four_steps,
+    train_in_two_steps,
 )
 from minidetect.train.rcnn import train_rcnn
 
@@ -48,10 +51,10 @@ def searched(dataset: ObjectDataset, file: Path) -> tuple[list[np.ndarray], floa
         selective_search(load_record(dataset.records[0]))  # compiles
         start, found = time.process_time(), {}
         for record in tqdm(dataset.records, desc=file.stem):
-            found[str(record.path)] = selective_search(load_record(record), most=MOST_PROPOSALS)
+            found[record.path.name] = selective_search(load_record(record), most=MOST_PROPOSALS)
         save_proposals(file, found, {"seconds": (time.process_time() - start) / len(dataset)})
     boxes, meta = load_proposals(file)
-    return [boxes[str(record.path)] for record in dataset.records], meta["seconds"]
+    return [boxes[record.path.name] for record in dataset.records], meta["seconds"]
 
 
 def measure(
@@ -66,57 +69,77 @@ def measure(
         start = time.process_time()
         found = detect(normalise(resized, mean_colour), i)
         seconds += time.process_time() - start
-        factors = np.tile(np.array(image.shape[1::-1]) / resized.shape[1::-1], 2).astype(np.float32)  # x, y, x, y
-        detections.append(found._replace(boxes=found.boxes * factors))
+        detections.append(found._replace(boxes=found.boxes * box_factors(resized.shape, image.shape)))
     return summarise_objects(detections, dataset), seconds / len(dataset)
 
 
-def compare(args: argparse.Namespace) -> list[dict]:
-    train, test = (read_objects(args.data, split, on_problem=lambda _: None) for split in ("train", args.split))
-    scale = ImageScale(args.short_side, args.short_side * 5 // 3)
-    recipe = ObjectRecipe(scale, vertical_flips=args.vertical_flips)
-    steps = args.steps or recipe.schedule.steps
-    recipe = recipe.shortened(steps)
-    rcnn = ObjectRecipe(
-        scale, vertical_flips=args.vertical_flips,
-        schedule=Schedule(steps=steps // 2, lr=0.02, warm_up=100, drops=(0.6, 0.85), max_norm=10.0),
-    )  # fmt: skip
-    train_boxes, _ = searched(train, args.out / "proposals-train.npz")
-    test_boxes, search_seconds = searched(test, args.out / f"proposals-{args.split}.npz")
-    factors = [np.float32(scale.factor(record.size)) for record in test.records]
-    scaled = [boxes * factor for boxes, factor in zip(test_boxes, factors, strict=True)]
-    rows = []
+class Comparison:
+    """The two splits, their proposals, and how each model is trained and asked."""
 
-    def add(name: str, search: float, begin: float, mean_colour: np.ndarray, detect: Detect) -> None:
-        minutes = (time.process_time() - begin) / 60
-        figures, seconds = measure(test, scale, mean_colour, detect)
-        row = {"model": name, "training_minutes": minutes, "proposal_seconds": search, "network_seconds": seconds}
-        rows.append(row | figures)
-        print_rows(rows[-1:], header=len(rows) == 1)
+    def __init__(self, args: argparse.Namespace) -> None:
+        self.args, self.scale = args, ImageScale(args.short_side, args.short_side * 5 // 3)
+        self.train, self.test = (
+            read_objects(args.data, split, on_problem=lambda _: None) for split in ("train", args.split)
+        )
+        self.recipe = ObjectRecipe(self.scale, vertical_flips=args.vertical_flips)
+        self.recipe = self.recipe.shortened(args.steps or self.recipe.schedule.steps)
+        self.search_seconds = 0.0
 
-    begin = time.process_time()
-    model, mean_colour = train_rcnn(train, train_boxes, args.out / "rcnn", rcnn, args.seed)
-    rcnn_fused = fuse(model)
-    add("R-CNN", search_seconds, begin, mean_colour, lambda image, i: rcnn_fused.detect([image], [scaled[i]])[0])
+    def searched_boxes(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
+        """Selective search of the training images in their pixels, and of the test images as the network sees them."""
+        train, _ = searched(self.train, self.args.out / "proposals-train.npz")
+        test, self.search_seconds = searched(self.test, self.args.out / f"proposals-{self.args.split}.npz")
+        factors = [np.float32(self.scale.factor(record.size)) for record in self.test.records]
+        return train, [boxes * factor for boxes, factor in zip(test, factors, strict=True)]
 
-    begin = time.process_time()
-    fast, mean_colour = train_fast_rcnn(train, train_boxes, args.out / "fast", recipe, args.seed)
-    fast_fused = fuse(fast)
-    add("Fast R-CNN", search_seconds, begin, mean_colour,
-        lambda image, i: fast_fused.detect([image], [scaled[i]])[0])  # fmt: skip
+    def rcnn(self) -> tuple[np.ndarray, Detect]:
+        train_boxes, test_boxes = self.searched_boxes()
+        recipe = replace(self.recipe, schedule=Schedule(
+            steps=self.recipe.schedule.steps // 2, lr=0.02, warm_up=100, drops=(0.6, 0.85), max_norm=10.0
+        ))  # fmt: skip
+        model, mean_colour = train_rcnn(self.train, train_boxes, self.args.out / "rcnn", recipe, self.args.seed)
+        fused = fuse(model)
+        return mean_colour, lambda image, i: fused.detect([image], [test_boxes[i]])[0]
 
-    begin = time.process_time()
-    trained = train_faster_rcnn(train, args.out / "faster", recipe, args.seed)
-    faster = fuse(trained.model)
-    add("Faster R-CNN", 0.0, begin, trained.mean_colour, lambda image, i: faster.detect([image])[0])
+    def fast(self) -> tuple[np.ndarray, Detect]:
+        train_boxes, test_boxes = self.searched_boxes()
+        model, mean_colour = train_fast_rcnn(
+            self.train, train_boxes, self.args.out / "fast", self.recipe, self.args.seed
+        )
+        fused = fuse(model)
+        return mean_colour, lambda image, i: fused.detect([image], [test_boxes[i]])[0]
 
-    if args.four_steps:
+    def faster(self) -> tuple[np.ndarray, Detect]:
+        return self.without_proposals(train_faster_rcnn, "faster")
+
+    def four_steps(self) -> tuple[np.ndarray, Detect]:
+        return self.without_proposals(train_in_four_steps, "steps")
+
+    def two_steps(self) -> tuple[np.ndarray, Detect]:
+        return self.without_proposals(train_in_two_steps, "steps")
+
+    def without_proposals(self, train: Callable[..., TrainedObjects], folder: str) -> tuple[np.ndarray, Detect]:
+        self.search_seconds = 0.0
+        trained = train(self.train, self.args.out / folder, self.recipe, self.args.seed)
+        fused = fuse(trained.model)
+        return trained.mean_colour, lambda image, i: fused.detect([image])[0]
+
+    def row(self, key: str) -> dict:
         begin = time.process_time()
-        trained = train_in_four_steps(train, args.out / "four_steps", recipe, args.seed)
-        in_steps = fuse(trained.model)
-        add("Faster R-CNN, 4 steps", 0.0, begin, trained.mean_colour,
-            lambda image, i: in_steps.detect([image])[0])  # fmt: skip
-    return rows
+        mean_colour, detect = getattr(self, key)()
+        minutes = (time.process_time() - begin) / 60
+        figures, seconds = measure(self.test, self.scale, mean_colour, detect)
+        times = {"training_minutes": minutes, "proposal_seconds": self.search_seconds, "network_seconds": seconds}
+        return {"model": MODELS[key]} | times | figures
+
+
+MODELS = {
+    "rcnn": "R-CNN",
+    "fast": "Fast R-CNN",
+    "faster": "Faster R-CNN, approximate joint training",
+    "four_steps": "Faster R-CNN, 4 steps",
+    "two_steps": "Faster R-CNN, 2 steps, one of them joint",
+}
 
 
 def print_rows(rows: Sequence[dict], header: bool) -> None:
@@ -139,12 +162,18 @@ def main() -> None:
     parser.add_argument("--steps", type=int, help="of Fast and Faster R-CNN; R-CNN has half as many")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vertical-flips", action="store_true")
-    parser.add_argument("--four-steps", action="store_true")
+    parser.add_argument("--models", nargs="+", choices=MODELS, default=["rcnn", "fast", "faster"], metavar="MODEL",
+                        help=f"of {', '.join(MODELS)} (default: the three generations)")  # fmt: skip
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    rows = compare(args)
-    if args.json:
-        args.json.write_text(json.dumps(rows, indent=1) + "\n")
+    comparison = Comparison(args)
+    for i, key in enumerate(args.models):
+        row = comparison.row(key)
+        print_rows([row], header=i == 0)
+        if args.json:
+            rows = json.loads(args.json.read_text()) if args.json.exists() else []
+            rows = [other for other in rows if other["model"] != row["model"]] + [row]
+            args.json.write_text(json.dumps(rows, indent=1) + "\n")
 
 
 if __name__ == "__main__":

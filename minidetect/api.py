@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidetect.api_objects import ObjectDetector, build_objects
+from minidetect.api_objects import SETTINGS, ObjectDetector, build_objects
 from minidetect.data.images import ImageSource, check_is_list, load_image
 from minidetect.detection.structures import Detections
 from minidetect.models.facecraft import Cascade, ConvStack, JointCascade, SeparateCascade, Table
@@ -72,10 +72,11 @@ def shipped_models() -> list[ShippedModel]:
 def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Detector | ObjectDetector:
     """A detector by the name of a model that ships, or from a weights file of one's own training.
 
-    A cascade gives a Detector of faces, Faster R-CNN an ObjectDetector.
-    thorough, for faces: looks at twice as many boxes, takes half as long again, and finds a few more faces among the
-        least certain ones (README, "Default or thorough").
-    Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights.
+    A cascade gives a Detector of faces, R-CNN and its successors an ObjectDetector.
+    thorough: only for faces; looks at twice as many boxes, takes half as long again, and finds a few more faces among
+        the least certain ones (README, "Default or thorough").
+    Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights, or for
+    `thorough` with a model of objects.
     """
     shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.npz"))}
     path = shipped.get(str(name_or_path), Path(name_or_path))
@@ -85,6 +86,8 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
     arrays, meta = load_arrays(path)
     built = build(meta, path, str(name_or_path))
     if isinstance(built, ObjectDetector):
+        if thorough:
+            raise ValueError(f"{path}: knows {', '.join(built.classes)}; thorough (--thorough) is for models of faces")
         built.model.load_state_dict(arrays, str(path))
         return built
     built.load_state_dict(arrays, str(path))
@@ -94,11 +97,16 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
 def build(meta: object, path: Path, name: str) -> Cascade | ObjectDetector:
     """The untrained model that a file's meta data describe; ValueError that names the file if they do not."""
     kind = meta.get("model") if isinstance(meta, dict) else None
-    if not isinstance(kind, str) or kind not in (*MODELS, "FasterRCNN"):
+    if kind is None and isinstance(meta, dict) and "rng" in meta:
+        raise ValueError(
+            f"{path}: the bare weights of one phase of a training, which say nothing about classes or thresholds; the "
+            "detector is the file that `minidetect train` named when it ended"
+        )
+    if not isinstance(kind, str) or kind not in (*MODELS, *SETTINGS):
         raise ValueError(f"{path}: not the weights of a model of this library (its meta data name {kind!r})")
     try:
-        if kind == "FasterRCNN":
-            return build_objects(meta["arguments"], name, meta.get("training", {}))
+        if kind in SETTINGS:
+            return build_objects(kind, meta["arguments"], name, meta.get("training", {}))
         return MODELS[kind](np.random.default_rng(0), **meta["arguments"])
     except (LookupError, TypeError, ValueError) as error:
         raise ValueError(f"{path}: its meta data do not describe a {kind}: {error}") from None

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from minidetect.cli_arguments import refuse
 from minidetect.console import CompileNote, rounded, say, write_json
 
 if TYPE_CHECKING:
@@ -23,12 +24,14 @@ def evaluate_objects(arguments: argparse.Namespace) -> int:
     from minidetect.data.objects import load_record
     from minidetect.evaluate.objects import summarise_objects
 
+    refuse(arguments, ["detections", "plot", "min_face", "thorough"], "not for `evaluate objects`")
     detector = load(arguments.model)
     if not isinstance(detector, ObjectDetector):
-        raise ValueError(f"{arguments.model}: finds faces; `evaluate objects` needs a model of `train faster-rcnn`")
-    if arguments.detections or arguments.plot:
-        raise ValueError("--detections and --plot are not for `evaluate objects`")
-    dataset = read(arguments.data, arguments.split, detector.classes)
+        raise ValueError(
+            f"{arguments.model}: finds faces; `evaluate objects` needs a model of `train faster-rcnn`, `fast-rcnn` or "
+            "`rcnn`"
+        )
+    dataset = read(arguments.data, arguments.split or "test", detector.classes)
     with CompileNote(KERNELS, live=False):
         for record in dataset.records[:1]:
             detector.detect_one(load_record(record))  # compiles, where that was not done before
@@ -47,13 +50,13 @@ def report_anchors(arguments: argparse.Namespace) -> int:
     """How well anchors would cover a folder's boxes."""
     from minidetect.detection.anchors import AnchorGrid, coverage
     from minidetect.detection.image_scale import ImageScale
-    from minidetect.train.objects import RATIOS, anchor_sides, resized_targets
+    from minidetect.train.object_images import ObjectRecipe, anchor_sides, resized_targets
 
     dataset = read(arguments.data, arguments.split)
     targets, sizes = resized_targets(dataset, ImageScale(arguments.short_side, arguments.short_side * 5 // 3))
-    grid = AnchorGrid(16, tuple(arguments.sides or anchor_sides(targets, 3)), RATIOS)
+    grid = AnchorGrid(16, tuple(arguments.sides or anchor_sides(targets, 3)), ObjectRecipe.ratios)
     sides = ", ".join(f"{side:g}" for side in grid.sides)
-    print(f"anchors of sides {sides}, ratios {RATIOS}, every {grid.stride} pixels")
+    print(f"anchors of sides {sides}, ratios {ObjectRecipe.ratios}, every {grid.stride} pixels")
     print(f"{'objects':10} {'number':>7} {'mean best IoU':>14} {'above 0.5':>10} {'above 0.7':>10}")
     for name, row in coverage([target.boxes for target in targets], sizes, grid).items():
         shares = f"{row['mean_iou']:14.2f} {row['above_0.5']:10.0%} {row['above_0.7']:10.0%}"

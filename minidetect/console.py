@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 # No NumPy at import: see cli.py.
 
+# About so many kernels are compiled before a first detection, and further ones for a training; a test counts.
+DETECTION_KERNELS, TRAINING_KERNELS = 39, 24
+
 
 def as_json(
     path: Path, image: np.ndarray, found: Detections, seconds: float, classes: Sequence[str] = ("face",)

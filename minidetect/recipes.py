@@ -4,7 +4,8 @@ A recipe is a function of the data folder, the output folder and the seed. For `
     wider/train/, wider/wider_train_bbx_gt.txt     photos and boxes in WIDER FACE's text format
     scenes/*.jpg                                   photos without faces (may be missing)
     facepoint/train.csv and its crops              faces with five landmarks (may be missing)
-For `faster-rcnn` it holds pictures and boxes in the format of VOC, COCO or YOLO, or a table: see data/folders.py.
+For `rcnn`, `fast-rcnn` and `faster-rcnn` it holds pictures and boxes in the format of VOC, COCO or YOLO, or a table:
+see data/folders.py.
 """
 
 from __future__ import annotations
@@ -18,12 +19,17 @@ from minidetect.api import save
 from minidetect.api_objects import ObjectDetector, save_objects
 from minidetect.data.folders import read_objects
 from minidetect.data.images import image_size
+from minidetect.data.proposals import searched_proposals
 from minidetect.data.wider_face import read_wider
 from minidetect.models.facecraft import Cascade
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun
-from minidetect.train.loop import read_log
-from minidetect.train.objects import ObjectRecipe, train_faster_rcnn
+from minidetect.train.loop import Schedule, read_log
+from minidetect.train.object_images import ObjectRecipe
+from minidetect.train.objects import check_same_data, train_fast_rcnn, train_faster_rcnn
+from minidetect.train.rcnn import train_rcnn
 from minidetect.visualize import plot_curves
+
+RCNN_RECIPE = ObjectRecipe(schedule=Schedule(steps=1500, lr=0.02, warm_up=100, drops=(0.6, 0.85), max_norm=10.0))
 
 
 def facecraft(
@@ -55,14 +61,50 @@ def faster_rcnn(
     steps: at most so many. vertical_flips: images may stand on their heads. short_side: of the image as the network
     sees it, in pixels; the long side has at most 5/3 of it.
     """
-    dataset = read_objects(data, "train")
-    recipe = ObjectRecipe(vertical_flips=vertical_flips)
-    recipe = replace(recipe, scale=recipe.scale._replace(short_side=short_side, longest=short_side * 5 // 3))
-    recipe = recipe if steps is None else recipe.shortened(steps)
-    trained = train_faster_rcnn(dataset, out, recipe, seed, check_nan)
+    recipe = changed(ObjectRecipe(), vertical_flips, short_side, steps)
+    trained = train_faster_rcnn(read_objects(data, "train"), out, recipe, seed, check_nan)
     detector = ObjectDetector(trained.model, trained.classes, trained.mean_colour, trained.scale)
-    file = out / "faster-rcnn.npz"
-    save_objects(detector, file, {"recipe": "faster-rcnn", "seed": seed, "steps": recipe.schedule.steps})
+    return finish(detector, out, "faster-rcnn", seed, recipe)
+
+
+def fast_rcnn(
+    data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, vertical_flips: bool = False,
+    short_side: int = 480,
+) -> list[Path]:
+    """Fast R-CNN, on proposals of selective search, which are kept in OUT/proposals.npz; the rest as `faster_rcnn`."""
+    recipe, dataset = changed(ObjectRecipe(), vertical_flips, short_side, steps), read_objects(data, "train")
+    check_same_data(out / "data.json", dataset)
+    proposals = searched_proposals(dataset, data, out / "proposals.npz", recipe.scale)
+    model, mean_colour = train_fast_rcnn(dataset, proposals, out, recipe, seed, check_nan)
+    return finish(ObjectDetector(model, dataset.classes, mean_colour, recipe.scale), out, "fast-rcnn", seed, recipe)
+
+
+def rcnn(
+    data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, vertical_flips: bool = False,
+    short_side: int = 480,
+) -> list[Path]:
+    """R-CNN: the network, the SVMs, the box regressions, on proposals as `fast_rcnn`.
+
+    A step is 128 windows of all images, so that half as many do.
+    """
+    recipe, dataset = changed(RCNN_RECIPE, vertical_flips, short_side, steps), read_objects(data, "train")
+    check_same_data(out / "data.json", dataset)
+    proposals = searched_proposals(dataset, data, out / "proposals.npz", recipe.scale)
+    model, mean_colour = train_rcnn(dataset, proposals, out, recipe, seed, check_nan=check_nan)
+    return finish(ObjectDetector(model, dataset.classes, mean_colour, recipe.scale), out, "rcnn", seed, recipe)
+
+
+def changed(recipe: ObjectRecipe, vertical_flips: bool, short_side: int, steps: int | None) -> ObjectRecipe:
+    """A recipe with what the command line says."""
+    scale = recipe.scale._replace(short_side=short_side, longest=short_side * 5 // 3)
+    recipe = replace(recipe, scale=scale, vertical_flips=vertical_flips)
+    return recipe if steps is None else recipe.shortened(steps)
+
+
+def finish(detector: ObjectDetector, out: Path, name: str, seed: int, recipe: ObjectRecipe) -> list[Path]:
+    """Write the detector and the curves of its training."""
+    file = out / f"{name}.npz"
+    save_objects(detector, file, {"recipe": name, "seed": seed, "steps": recipe.schedule.steps})
     if (out / "log.jsonl").exists():
         draw_log(out / "log.jsonl", out / "curves.png")
     return [file]
@@ -125,6 +167,8 @@ def check_objects(data: Path) -> None:
 
 RECIPES: dict[str, tuple[Callable[[Path], None], Callable[..., list[Path]]]] = {
     "facecraft": (check_faces, facecraft),
+    "rcnn": (check_objects, rcnn),
+    "fast-rcnn": (check_objects, fast_rcnn),
     "faster-rcnn": (check_objects, faster_rcnn),
 }
 

@@ -12,6 +12,8 @@ from typing import NamedTuple
 import numpy as np
 
 from minidetect import ops  # noqa: F401 (gives Tensor its operators)
+from minidetect.detection.box_coder import BoxCoder
+from minidetect.detection.decode_boxes import decode_boxes
 from minidetect.ops import elementwise, linear, normalize, reduce, shape
 from minidetect.ops.activation import leaky_relu, log_softmax, prelu, relu, sigmoid, softmax
 from minidetect.ops.conv import conv2d
@@ -53,6 +55,9 @@ ROIS = np.array([
     [0, -3, -2, 4, 3],        # partly off the map
     [1, 20, 20, 30, 30],      # off the map: empty bins
 ], np.float32)  # fmt: skip
+# Two in the middle of a 40 x 60 image, one over its left and upper border, one that its deltas make very wide.
+ANCHORS = np.array([[10, 8, 30, 20], [22, 10.5, 40, 33], [-6, -4, 9, 8], [30, 15, 34, 25]])
+DECODER = BoxCoder((0.1, 0, -0.1, 0.2), (0.1, 0.1, 0.2, 0.2))
 WARPED = np.array([[1, 1, 6, 5], [2.3, 0.4, 8.1, 6.2], [4, 3, 4, 3], [-3, -2, 4, 30]])  # inside, a point, beyond
 WARPED_IMAGE = np.array([0, 1, 1, 0])
 ROWS = np.array([3, 0, 3])
@@ -223,6 +228,18 @@ CASES = [
         lambda x, moves: slow.roi_warp(x, moves + 8 * WARPED, WARPED_IMAGE, (4, 5), 0.125),
         ((2, 2, 6, 1), (4, 4)),
         batch=False,
+    ),
+    Case(
+        "decode_boxes",
+        lambda t: decode_boxes(t, ANCHORS[: len(t.data)], (40, 60), DECODER),
+        lambda a: slow.decode_boxes(a, ANCHORS, (40, 60), DECODER.mean, DECODER.std),
+        ((4, 4),),
+    ),
+    Case(
+        "decode_boxes that grow too much",
+        lambda t: decode_boxes(t, ANCHORS[: len(t.data)], (4000, 6000), BoxCoder((0, 0, 4.2, 0), (1, 1, 0.5, 1))),
+        lambda a: slow.decode_boxes(a, ANCHORS, (4000, 6000), (0, 0, 4.2, 0), (1, 1, 0.5, 1)),
+        ((4, 4),),
     ),
     # the rest
     Case("batch_norm", train_norm, slow.batch_norm, ((3, 2, 4, 5), (2,), (2,))),

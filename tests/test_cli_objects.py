@@ -22,7 +22,8 @@ from minidetect.detection.structures import make_target
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 from minidetect.recipes import run_recipe
 from minidetect.train.loop import Schedule
-from minidetect.train.objects import ObjectRecipe, anchor_sides, flipped, load_examples, train_faster_rcnn
+from minidetect.train.object_images import ObjectRecipe, anchor_sides, flipped, load_examples
+from minidetect.train.objects import train_faster_rcnn
 
 CLASSES = ("disc", "square")
 

@@ -10,14 +10,14 @@ from minidetect.autograd import Tensor
 from minidetect.data.objects import ObjectDataset
 from minidetect.detection.image_scale import ImageScale
 from minidetect.train.loop import Schedule
+from minidetect.train.object_images import ObjectRecipe, TrainingImages, mirrored
 from minidetect.train.objects import (
-    ObjectRecipe,
-    TrainingImages,
     all_proposals,
-    mirrored,
     new_faster_rcnn,
     train_fast_rcnn,
+    train_faster_rcnn,
     train_in_four_steps,
+    train_in_two_steps,
 )
 from minidetect.train.rcnn import train_rcnn
 
@@ -51,6 +51,7 @@ def test_what_each_of_the_four_steps_teaches(dataset, rng):
     with_boxes = source.batch_with(proposals, rng)
     assert gradients(model.head_losses(*with_boxes, rng), model) == {"backbone", "head"}
     assert gradients(model.head_losses(*with_boxes, rng, frozen=convolutions), model) == {"head"}
+    assert gradients(model.joint_losses(*with_boxes, rng), model) == {"backbone", "rpn", "head"}
 
 
 def test_the_four_steps_end_with_the_detectors_convolutions(dataset, tmp_path):
@@ -63,6 +64,28 @@ def test_the_four_steps_end_with_the_detectors_convolutions(dataset, tmp_path):
     assert not all(np.array_equal(step3[name], step4[name]) for name in head)
     state = trained.model.state_dict()
     assert all(np.array_equal(state[name], step4[name]) for name in shared + head)
+
+
+def test_two_steps_share_the_first_with_four(dataset, tmp_path):
+    """FaceCraft, section 5: the joint network goes on from the proposal network; all its parts move."""
+    train_in_four_steps(dataset, tmp_path, SHORT, seed=1, progress=False)
+    written = (tmp_path / "step1.npz").stat().st_mtime_ns
+    trained = train_in_two_steps(dataset, tmp_path, SHORT, seed=1, progress=False)
+    assert (tmp_path / "step1.npz").stat().st_mtime_ns == written
+    first, state = np.load(tmp_path / "step1.npz"), trained.model.state_dict()
+    alone = train_in_two_steps(dataset, tmp_path / "alone", SHORT, seed=1, progress=False).model.state_dict()
+    for name in state:
+        assert np.array_equal(state[name], alone[name])
+        if name.endswith("weight"):
+            assert not np.array_equal(state[name], first[name]), name
+
+
+@pytest.mark.parametrize("train", [train_faster_rcnn, train_in_four_steps, train_in_two_steps])
+def test_a_run_goes_on_with_its_own_data_only(dataset, train, tmp_path):
+    train(dataset, tmp_path, SHORT, progress=False)
+    other = ObjectDataset(dataset.records[:4], dataset.classes)
+    with pytest.raises(ValueError, match="was begun on other data"):
+        train(other, tmp_path, SHORT, progress=False)
 
 
 def test_proposals_are_flipped_with_their_image(dataset):

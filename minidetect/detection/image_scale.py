@@ -47,11 +47,15 @@ def normalise(image: np.ndarray, mean_colour: np.ndarray) -> np.ndarray:
     return image_planes(image, mean_colour, 1 / 64)
 
 
-def assign_scales(boxes: np.ndarray, factors: Sequence[float]) -> np.ndarray:
+def assign_scales(
+    boxes: np.ndarray, factors: Sequence[float], canonical_area: float = CANONICAL_AREA
+) -> np.ndarray:
     """(R,) int64: at which of several scales a region's area is nearest to 224 x 224. Fast R-CNN, section 2.4.
 
     boxes: (R, 4) in pixels of the original image; factors: pixels of each scaled image per original pixel.
+    canonical_area: in square pixels of the scaled image, of the objects that a network of one's own knows best. Of two
+    scales that are equally near, the first is taken.
     """
     boxes = as_boxes(boxes)
     area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return np.abs(area[:, None] * np.square(factors) - CANONICAL_AREA).argmin(axis=1)
+    return np.abs(area[:, None] * np.square(factors) - canonical_area).argmin(axis=1)

@@ -24,6 +24,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from minidetect.detection.image_scale import ImageScale, box_factors
 from minidetect.kernels.grouping import colour_bins, describe_regions, group_regions, texture_bins
 from minidetect.kernels.resize import resize_image
 from minidetect.kernels.segmentation import pixel_graph, segment_graph
@@ -70,6 +71,16 @@ def selective_search(
     boxes = boxes[(boxes[:, 2:] - boxes[:, :2] >= min_side).all(axis=1)][:most]
     scale = np.array([full_width / image.shape[1], full_height / image.shape[0]] * 2)
     return (boxes * scale).astype(np.float32)
+
+
+def search_at_scale(image: np.ndarray, scale: ImageScale, most: int | None = None) -> np.ndarray:
+    """Proposals (N, 4) in pixels of the image, searched for in the image as a network of this scale sees it.
+
+    So a photo of 4000 x 3000 pixels costs no more than any other, and k and the smallest side mean the same in all.
+    The same order every time; image, most: see `selective_search`.
+    """
+    resized = scale.resize(image)
+    return selective_search(resized, most=most) * box_factors(resized.shape, image.shape)
 
 
 def hierarchies(

@@ -1,9 +1,9 @@
 """Convolutional trunks small enough to train on two cores, for R-CNN and its successors.
 
 The papers use AlexNet, ZF and VGG-16, pre-trained on ImageNet's 1.2 million photos. What matters to the detectors is
-kept: a stack of 3 x 3 convolutions, ReLU, a map of stride 16. What is not: the pre-training, local response
-normalisation, and the fully connected layers of 4096. Batch norm stands where the papers have none, so that a small
-trunk can be trained from nothing.
+kept: a stack of 3 x 3 convolutions, ReLU, a map of stride 16. What is not: the pre-training (mobilenet.py has a trunk
+with it), local response normalisation, and the fully connected layers of 4096. Batch norm stands where the papers have
+none, so that a small trunk can be trained from nothing.
 
 Letters: N images, C channels, H W: size of an image, FH FW: size of the map, H / 16 rounded up.
 """
@@ -39,6 +39,11 @@ class Backbone(Sequential):
             inputs, stride = channels, stride * step
         super().__init__(*layers)
         self.table, self.channels, self.stride = tuple(table), inputs, stride
+
+    @property
+    def geometry(self) -> list[tuple[int, int, int]]:
+        """Kernel, stride and padding of each convolution, for `unit_view.receptive_field`."""
+        return [(3, stride, 1) for _, stride in self.table]
 
     def taps(self, x: Tensor) -> dict[str, Tensor]:
         """The maps after every ReLU, by name: conv1, conv2, ... R-CNN, section 3.2, compares features so."""

@@ -9,9 +9,12 @@ Girshick, "Fast R-CNN", ICCV 2015.
     section 2.1   RoI pooling: ops/roi_pool.py           section 2.3   sampling: sample_rois; loss: BoxHead.losses
     section 3     per-class suppression: BoxHead.detections; section 3.1: truncated SVD, nn/svd.py
 
+In files of their own: the changes to a pre-trained network (section 2.2), surgery.py; several scales at test time
+(section 2.4), multi_scale.py; SVMs in place of the softmax (section 5.4), fast_rcnn_svm.py.
+
 Left out: VGG-16 and its ImageNet weights (backbones.py says what stands for them); the learning rate of biases, twice
 that of weights, and the decay of biases (nn/optim.py decays weights only); dropout between the fully connected layers;
-several scales at test time (section 5.2; `image_scale.assign_scales` says which region would go to which).
+training at scales drawn at random.
 
 Letters: R regions of interest (RoIs), K classes without background, C channels of the map, FH FW its size.
 """
@@ -44,12 +47,19 @@ from minidetect.ops.shape import flatten, getitem
 DELTAS_STD = (0.1, 0.1, 0.2, 0.2)
 
 
+NO_ROWS = np.zeros(0, np.int64)
+
+
 class SampledRois(NamedTuple):
-    """rois (R, 4) float32; labels (R,) int64, 0 for background; gt_boxes (R, 4), for background the RoI itself."""
+    """rois (R, 4) float32; labels (R,) int64, 0 for background; gt_boxes (R, 4), for background the RoI itself.
+
+    rows: (R,) int64, which of the proposals, followed by the objects, each RoI is; empty if they were not drawn so.
+    """
 
     rois: np.ndarray
     labels: np.ndarray
     gt_boxes: np.ndarray
+    rows: np.ndarray = NO_ROWS
 
 
 def sample_rois(
@@ -81,7 +91,7 @@ def sample_rois(
     labels[: len(pos_idx)] = target.labels[matched_idx[pos_idx]]
     gt_boxes = proposals[chosen].copy()
     gt_boxes[: len(pos_idx)] = target.boxes[matched_idx[pos_idx]]
-    return SampledRois(proposals[chosen], labels, gt_boxes)
+    return SampledRois(proposals[chosen], labels, gt_boxes, chosen)
 
 
 class BoxHead(Module):
@@ -102,10 +112,17 @@ class BoxHead(Module):
 
     def __call__(self, maps: Tensor, rois: np.ndarray) -> tuple[Tensor, Tensor]:
         """maps (1, C, FH, FW), rois (R, 4) in pixels -> logits (R, K + 1), deltas (R, 4 K)."""
-        indexed = np.concatenate([np.zeros((len(rois), 1), np.float32), rois], axis=1)  # (R, 5): all of image 0
-        pooled = roi_pool(maps, indexed, (self.pool, self.pool), 1 / self.stride)  # (R, C, P, P)
-        hidden = relu(self.fc7(relu(self.fc6(flatten(pooled)))))
+        hidden = self.hidden(maps, rois)
         return self.logits(hidden), self.deltas(hidden)
+
+    def hidden(self, maps: Tensor, rois: np.ndarray) -> Tensor:
+        """What both outputs are made from: fc7 of each region, (R, features)."""
+        return relu(self.fc7(relu(self.fc6(flatten(self.pooled(maps, rois))))))
+
+    def pooled(self, maps: Tensor, rois: np.ndarray) -> Tensor:
+        """Each region at a fixed size: (R, C, P, P)."""
+        indexed = np.concatenate([np.zeros((len(rois), 1), np.float32), rois], axis=1)  # (R, 5): all of image 0
+        return roi_pool(maps, indexed, (self.pool, self.pool), 1 / self.stride)
 
     def truncated(self, fc6: int, fc7: int) -> BoxHead:
         """A copy for inference whose fully connected layers have these ranks; section 3.1 (see nn/svd.py)."""
@@ -118,7 +135,13 @@ class BoxHead(Module):
 
         Only the four deltas of a RoI's own class are held to a target; the other classes' get no gradient.
         """
-        logits, deltas = self(maps, sampled.rois)
+        return self.output_losses(self(maps, sampled.rois), sampled, weight)
+
+    def output_losses(
+        self, outputs: tuple[Tensor, Tensor], sampled: SampledRois, weight: float = 1.0
+    ) -> dict[str, Tensor]:
+        """The same from the logits and deltas of the sampled RoIs."""
+        logits, deltas = outputs
         num = max(len(sampled.rois), 1)
         is_object = np.flatnonzero(sampled.labels >= 1)
         columns = 4 * (sampled.labels[is_object, None] - 1) + np.arange(4)  # (objects, 4)
@@ -135,10 +158,14 @@ class BoxHead(Module):
     ) -> Detections:
         """Fast R-CNN, section 3: scores, per-class boxes, per-class suppression; the best `most` of all classes."""
         logits, deltas = self(maps, rois)
-        of_class = deltas.data.reshape(-1, 4)  # (R, 4 K) -> (R*K, 4), a region's classes one after the other
-        boxes = clip_to_image(self.coder.decode(np.repeat(rois, self.num_classes, axis=0), of_class), image_size)
-        boxes = boxes.reshape(len(rois), self.num_classes, 4)
+        boxes = self.class_boxes(rois, deltas.data, image_size)
         return detections_by_class(boxes, softmax(logits).data[:, 1:], min_score, nms_threshold, most)
+
+    def class_boxes(self, rois: np.ndarray, deltas: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+        """Every RoI moved by every class's deltas, clipped to the image: (R, 4) and (R, 4 K) -> (R, K, 4) float32."""
+        of_class = deltas.reshape(-1, 4)  # (R, 4 K) -> (R*K, 4), a region's classes one after the other
+        moved = self.coder.decode(np.repeat(rois, self.num_classes, axis=0), of_class)
+        return clip_to_image(moved, image_size).reshape(len(rois), self.num_classes, 4)
 
 
 def mean_losses(losses: Sequence[dict[str, Tensor]]) -> dict[str, Tensor]:

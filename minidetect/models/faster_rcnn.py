@@ -10,7 +10,8 @@ Ren, He, Girshick, Sun, "Faster R-CNN: Towards Real-Time Object Detection with R
     section 3.1.3   256 anchors an image               section 3.3     anchors over the border; proposals
 
 Approximate joint training (section 3.2): one loss, the sum of the proposal network's and the head's; the proposals
-are taken as constants, so the gradient with respect to their corners is left out.
+are taken as constants, so the gradient with respect to their corners is left out (roi_warped.py has it). The other ways
+of training the two, in four steps and in two, are in train/objects.py.
 
 Left out besides: pre-training (backbones.py), and the weights of N(0, 0.01) for the 3 x 3 convolution, which begins by
 He's rule as the trunk does. Proposals below 8 pixels are dropped; the paper's text has no such limit.
@@ -106,13 +107,21 @@ class ProposalNet(Module):
 
         Faster R-CNN, section 3.3. before_nms, after_nms: how many at most. min_side: shorter boxes are dropped.
         """
+        best = self.best_anchors(outputs, anchors, image_size, before_nms, after_nms, nms_threshold, min_side)
+        return best[1:]
+
+    def best_anchors(
+        self, outputs: tuple[Tensor, Tensor], anchors: np.ndarray, image_size: tuple[int, int], before_nms: int,
+        after_nms: int, nms_threshold: float = 0.7, min_side: float = 8.0,
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same, and before them which anchor each proposal comes from: rows (R,), boxes (R, 4), scores (R,)."""
         logits, deltas = outputs
         scores = softmax(logits).data[:, 1]
         best = np.argsort(-scores, kind="stable")[:before_nms]
         boxes = clip_to_image(self.coder.decode(anchors[best], deltas.data[best]), image_size)
         large = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= min_side).all(axis=1))
         kept = large[nms(boxes[large], scores[best][large], nms_threshold)[:after_nms]]
-        return boxes[kept], scores[best][kept]
+        return best[kept], boxes[kept], scores[best][kept]
 
 
 class FasterRCNN(Module):
@@ -155,6 +164,21 @@ class FasterRCNN(Module):
             terms = self.rpn.losses(outputs, anchors, image.shape[1:], target, rng)
             proposals, _ = self.rpn.propose(outputs, anchors, image.shape[1:], *self.train_proposals)
             losses.append(terms | self.head.losses(maps, self.sample(proposals, target, rng)))
+        return mean_losses(losses)
+
+    def joint_losses(
+        self, images: Sequence[np.ndarray], targets: Sequence[Target], proposals: Sequence[np.ndarray],
+        rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """The same four losses of one network, but on proposals (R, 4) an image that another network made before.
+
+        FaceCraft, section 5: the second of two steps, in place of Faster R-CNN's four.
+        """
+        losses = []
+        for image, target, boxes in zip(images, targets, proposals, strict=True):
+            maps, outputs, anchors = self.forward(image)
+            terms = self.rpn.losses(outputs, anchors, image.shape[1:], target, rng)
+            losses.append(terms | self.head.losses(maps, self.sample(boxes, target, rng)))
         return mean_losses(losses)
 
     def rpn_losses(

@@ -13,7 +13,8 @@ CVPR 2014.
     section 3.1   what a unit looks for: unit_view.py              section 5     regions with a mask: regions.py
 
 Left out: AlexNet at 227 x 227 and VGG-16, pre-trained on ImageNet (`CropNet` at 64 x 64 stands for them, pre-trained on
-whatever crops one has); dropout in the fully connected layers; the cache of all features on disk.
+whatever crops one has, or with the convolutions of mobilenet.py, which have seen ImageNet); dropout in the fully
+connected layers; the cache of all features on disk.
 
 Letters: N boxes, K classes without background, S side of a crop, D features.
 """
@@ -52,14 +53,15 @@ class CropNet(Module):
     """A classifier of crops: five convolutions, max pooling, two fully connected layers, K + 1 logits.
 
     side: S, of a crop; table: see `Backbone`; features: of the fully connected layers. pool: of pool5.
+    backbone: the convolutions, in place of new ones by the table: those of another task, or of mobilenet.py.
     """
 
     def __init__(
         self, num_classes: int, rng: np.random.Generator, side: int = 64,
-        table: Sequence[tuple[int, int]] = CONVS, features: int = 256, pool: int = 2,
+        table: Sequence[tuple[int, int]] = CONVS, features: int = 256, pool: int = 2, backbone: Backbone | None = None,
     ) -> None:
         self.side, self.pool, self.num_classes = side, pool, num_classes
-        self.backbone = Backbone(rng, table)
+        self.backbone = backbone or Backbone(rng, table)
         cells = -(-side // self.backbone.stride) // pool  # along each axis of pool5
         if cells < 1:
             raise ValueError(f"CropNet: a crop of {side} pixels is too small for stride {self.backbone.stride}")

@@ -96,6 +96,6 @@ def unit_field(model: RCNN, unit: int) -> np.ndarray:
     """The part of a crop that a unit of pool5 sees: (4,) float32, cut at the crop's border."""
     net = model.net
     _, row, column = np.unravel_index(unit, net.pool5_shape)
-    field = receptive_field([(3, stride, 1) for _, stride in net.backbone.table] + [(net.pool, net.pool, 0)])
+    field = receptive_field(net.backbone.geometry + [(net.pool, net.pool, 0)])
     x1, y1 = (field.start + int(place) * field.stride for place in (column, row))
     return np.clip(np.array([x1, y1, x1 + field.size, y1 + field.size], np.float32), 0, net.side)

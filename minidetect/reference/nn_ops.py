@@ -220,3 +220,23 @@ def crop_resize(image: np.ndarray, boxes: np.ndarray, size: int, fill: float = 0
                     weights = tent(y, height)[:, None] * tent(x, width)
                     crop[i, j] = (image * weights[:, :, None]).sum(axis=(0, 1))
     return crops
+
+
+def decode_boxes(
+    deltas: np.ndarray, anchors: np.ndarray, image_size: tuple[int, int], mean: tuple, std: tuple
+) -> np.ndarray:
+    """deltas (N, 4), anchors (N, 4) -> boxes (N, 4), one number after the other, clipped to (height, width)."""
+    boxes = np.zeros_like(deltas)
+    height, width = image_size
+    for n, (x1, y1, x2, y2) in enumerate(anchors[: len(deltas)]):
+        tx, ty, tw, th = (float(d) * s + m for d, s, m in zip(deltas[n], std, mean, strict=True))
+        centre_x, centre_y = (x1 + x2) / 2 + tx * (x2 - x1), (y1 + y2) / 2 + ty * (y2 - y1)
+        half_w, half_h = ((b - a) * min(np.exp(t), 1000 / 16) / 2 for a, b, t in ((x1, x2, tw), (y1, y2, th)))
+        boxes[n] = [
+            min(max(value, 0), most)
+            for value, most in (
+                (centre_x - half_w, width), (centre_y - half_h, height), (centre_x + half_w, width),
+                (centre_y + half_h, height),
+            )
+        ]  # fmt: skip
+    return boxes

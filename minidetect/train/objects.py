@@ -1,125 +1,35 @@
-"""Training of Fast and Faster R-CNN on a folder of one's own: images, flips, anchors that fit, one phase of the loop.
+"""Training of Fast and Faster R-CNN on a folder of one's own: jointly, in four steps, in two.
 
-Two images a step, as in Fast R-CNN, section 2.3 (Faster R-CNN has one). They are drawn anew at each step, with
-replacement, so that the generator's state is all that a checkpoint must know; the papers go through permutations.
+    train_faster_rcnn     approximate joint training, one phase          Faster R-CNN, section 3.2 (ii)
+    train_in_four_steps   a network each, then shared, by turns          Faster R-CNN, section 3.2, "4-step"
+    train_in_two_steps    a proposal network, then both branches         FaceCraft, section 5
+    train_fast_rcnn       on proposals from elsewhere                    Fast R-CNN, section 2.3
+
+Each takes the images from `object_images.TrainingImages` and goes through `loop.train_phase`, so a run that was killed
+goes on where it was.
 """
 
 from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+import zlib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 
-from minidetect.data.objects import ObjectDataset, load_record
+from minidetect.data.objects import ObjectDataset
 from minidetect.detection.anchors import AnchorGrid
-from minidetect.detection.boxes import flip_horizontal
-from minidetect.detection.image_scale import ImageScale, box_factors, normalise
-from minidetect.detection.structures import Target
+from minidetect.detection.image_scale import ImageScale
 from minidetect.models.backbones import Backbone
 from minidetect.models.fast_rcnn import FastRCNN
 from minidetect.models.faster_rcnn import FasterRCNN
 from minidetect.nn.checkpoint import write_atomically
-from minidetect.train.loop import Losses, Schedule, train_phase
-
-RATIOS = (0.5, 1.0, 2.0)
-
-
-@dataclass(frozen=True)
-class ObjectRecipe:
-    """How a detector of the R-CNN family is trained.
-
-    scale: how large the network sees an image. num_sides: sizes of anchors, spread over the sizes of the objects.
-    images_per_step: 2 in Fast R-CNN, 1 in Faster R-CNN. vertical_flips: also turn images upside down, where that makes
-    sense (cells do not know up from down; dogs do). schedule: see `train.loop.Schedule`.
-    """
-
-    scale: ImageScale = ImageScale(480, 800)
-    num_sides: int = 3
-    images_per_step: int = 2
-    vertical_flips: bool = False
-    schedule: Schedule = field(
-        default_factory=lambda: Schedule(steps=3000, lr=0.01, warm_up=100, drops=(0.7, 0.9), max_norm=10.0)
-    )
-
-    def shortened(self, steps: int) -> ObjectRecipe:
-        """The same with at most so many steps, for trying out."""
-        return replace(self, schedule=replace(self.schedule, steps=min(steps, self.schedule.steps)))
-
-
-class Example(NamedTuple):
-    """One training image as the network sees it: (H, W, 3) uint8, and its target in the same pixels."""
-
-    image: np.ndarray
-    target: Target
-
-
-def load_examples(dataset: ObjectDataset, scale: ImageScale) -> list[Example]:
-    """Every image, resized, in memory: 1.8 MB each at 600 x 1000.
-
-    Raises ValueError naming an image whose size is not the one that its annotation states.
-    """
-    examples = []
-    for record in dataset.records:
-        image = load_record(record)
-        resized = scale.resize(image)
-        factors, target = box_factors(image.shape, resized.shape), record.target()
-        examples.append(
-            Example(resized, target._replace(boxes=target.boxes * factors, ignore=target.ignore * factors))
-        )
-    return examples
-
-
-def resized_targets(dataset: ObjectDataset, scale: ImageScale) -> tuple[list[Target], list[tuple[int, int]]]:
-    """Each image's target and size (height, width) as the network sees them; no image is read."""
-    targets, sizes = [], []
-    for record in dataset.records:
-        factor, target = scale.factor(record.size), record.target()
-        targets.append(target._replace(boxes=target.boxes * np.float32(factor)))
-        sizes.append((round(record.size[0] * factor), round(record.size[1] * factor)))
-    return targets, sizes
-
-
-def resized_proposals(
-    proposals: Sequence[np.ndarray], dataset: ObjectDataset, scale: ImageScale
-) -> list[np.ndarray]:
-    """Each image's proposals (R, 4) as the network sees them, from those in the image's own pixels."""
-    pairs = zip(proposals, dataset.records, strict=True)
-    return [boxes * np.float32(scale.factor(record.size)) for boxes, record in pairs]
-
-
-def anchor_sides(targets: Sequence[Target], num: int, rounds: int = 50) -> tuple[float, ...]:
-    """`num` sizes of anchors that fit the objects: k-means of log(sqrt(area)), in which each class counts the same.
-
-    Otherwise a class of thousands of objects would have all anchors for itself.
-    targets: as the network sees them. Raises ValueError where there is no object.
-    """
-    boxes = np.concatenate([np.zeros((0, 4), np.float32), *(target.boxes for target in targets)])
-    labels = np.concatenate([np.zeros(0, np.int64), *(target.labels for target in targets)])
-    if len(boxes) == 0:
-        raise ValueError("there is no object in the training images")
-    sizes = np.log((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / 2
-    weights = 1 / np.bincount(labels)[labels]
-    order = np.argsort(sizes)
-    rank = np.cumsum(weights[order]) / weights.sum()
-    centres = sizes[order][np.searchsorted(rank, (np.arange(num) + 0.5) / num)]  # the middles of equal shares
-    for _ in range(rounds):
-        nearest = np.abs(sizes[:, None] - centres).argmin(axis=1)
-        mass = np.bincount(nearest, weights, num)
-        means = np.bincount(nearest, weights * sizes, num) / np.maximum(mass, 1e-12)
-        centres = np.where(mass > 0, means, centres)
-    return tuple(float(f"{side:.3g}") for side in np.sort(np.exp(centres)))
-
-
-def flipped(example: Example, axis: int) -> Example:
-    """Mirrored left to right (axis 1) or upside down (axis 0)."""
-    image, target = example
-    boxes, ignore = (mirrored(part, image.shape[:2], (axis,)) for part in (target.boxes, target.ignore))
-    return Example(np.ascontiguousarray(np.flip(image, axis)), target._replace(boxes=boxes, ignore=ignore))
+from minidetect.nn.fuse import fuse
+from minidetect.train.loop import Losses, train_phase
+from minidetect.train.object_images import ObjectRecipe, TrainingImages, anchor_sides, resized_proposals
 
 
 class TrainedObjects(NamedTuple):
@@ -131,52 +41,37 @@ class TrainedObjects(NamedTuple):
     scale: ImageScale
 
 
-class TrainingImages:
-    """Draws the images of a step: a few of the training's, each mirrored or not. dataset, recipe: see above."""
+class ObjectRun:
+    """A training of Faster R-CNN in a folder: its images, its phases, and the note of what data it is of.
 
-    def __init__(self, dataset: ObjectDataset, recipe: ObjectRecipe) -> None:
-        self.examples = load_examples(dataset, recipe.scale)
-        colours = [example.image.mean(axis=(0, 1)) for example in self.examples]
-        self.mean_colour = np.mean(colours, axis=0).astype(np.float32)
-        self.recipe = recipe
+    Arguments: see `train_faster_rcnn`. Raises ValueError where the folder's run was begun on other data.
+    """
 
-    def draw(self, rng: np.random.Generator) -> Iterator[tuple[int, tuple[int, ...], Example]]:
-        """For each image of a step: which one, the axes along which it was flipped, and what became of it."""
-        for i in rng.integers(len(self.examples), size=self.recipe.images_per_step):
-            axes = (1,) if rng.random() < 0.5 else ()
-            if self.recipe.vertical_flips and rng.random() < 0.5:
-                axes += (0,)
-            example = self.examples[i]
-            for axis in axes:
-                example = flipped(example, axis)
-            yield int(i), axes, example
+    def __init__(
+        self, dataset: ObjectDataset, out: Path, recipe: ObjectRecipe, seed: int = 0, check_nan: bool = False,
+        progress: bool = True,
+    ) -> None:
+        self.dataset, self.out, self.recipe, self.seed = dataset, out, recipe, seed
+        self.check_nan, self.progress = check_nan, progress
+        self.source = TrainingImages(dataset, recipe)
+        self.rng = np.random.default_rng(seed)
 
-    def batch(self, rng: np.random.Generator) -> tuple[list[np.ndarray], list[Target]]:
-        """Normalised images (3, H, W) and their targets."""
-        drawn = [example for _, _, example in self.draw(rng)]
-        return [self.normalised(example.image) for example in drawn], [example.target for example in drawn]
+    def new_model(self) -> FasterRCNN:
+        model = new_faster_rcnn(self.source, len(self.dataset.classes), self.rng)
+        colour = [round(float(v), 3) for v in self.source.mean_colour]
+        check_same_data(
+            self.out / "data.json", self.dataset, anchor_sides=list(model.rpn.grid.sides), mean_colour=colour
+        )
+        return model
 
-    def batch_with(
-        self, proposals: Sequence[np.ndarray], rng: np.random.Generator
-    ) -> tuple[list[np.ndarray], list[Target], list[np.ndarray]]:
-        """A batch and its images' proposals, flipped like them. proposals: one (R, 4) an image of the training."""
-        images, targets, boxes = [], [], []
-        for i, axes, example in self.draw(rng):
-            images.append(self.normalised(example.image))
-            targets.append(example.target)
-            boxes.append(mirrored(proposals[i], example.image.shape[:2], axes))
-        return images, targets, boxes
+    def phase(self, name: str, model: FasterRCNN, losses: Losses, rng: np.random.Generator | None = None) -> None:
+        """One run of the loop. rng: None for a generator of the phase's own, so that skipping it changes none after."""
+        rng = np.random.default_rng([self.seed, zlib.crc32(name.encode())]) if rng is None else rng
+        train_phase(name, model, losses, self.recipe.schedule, self.out, rng, check_nan=self.check_nan,
+                    progress=self.progress)  # fmt: skip
 
-    def normalised(self, image: np.ndarray) -> np.ndarray:
-        return normalise(image, self.mean_colour)
-
-
-def mirrored(boxes: np.ndarray, size: tuple[int, int], axes: tuple[int, ...]) -> np.ndarray:
-    """Boxes (N, 4) of an image of (height, width) that is flipped along some axes: 1 left to right, 0 upside down."""
-    for axis in axes:
-        swap = [0, 1, 2, 3] if axis == 1 else [1, 0, 3, 2]  # upside down is left to right with x and y exchanged
-        boxes = flip_horizontal(boxes[:, swap], size[axis])[:, swap]
-    return boxes
+    def result(self, model: FasterRCNN) -> TrainedObjects:
+        return TrainedObjects(model, self.dataset.classes, self.source.mean_colour, self.recipe.scale)
 
 
 def train_faster_rcnn(
@@ -184,37 +79,10 @@ def train_faster_rcnn(
     progress: bool = True,
 ) -> TrainedObjects:
     """Approximate joint training, Faster R-CNN, section 3.2, into a folder that a killed run continues in."""
-    source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
-    model = new_faster_rcnn(source, len(dataset.classes), rng)
-    check_same_data(out / "data.json", dataset, model, source.mean_colour)
-    train_phase(
-        "faster_rcnn", model, lambda rng: model.losses(*source.batch(rng), rng), recipe.schedule, out, rng,
-        check_nan=check_nan, progress=progress,
-    )
-    return TrainedObjects(model, dataset.classes, source.mean_colour, recipe.scale)
-
-
-def check_same_data(file: Path, dataset: ObjectDataset, model: FasterRCNN, mean_colour: np.ndarray) -> None:
-    """Note what a training takes from its data, or raise ValueError where the run in this folder had other data.
-
-    A run that goes on with other classes, anchors or colours would mix weights with what they were not made for.
-    """
-    facts = {
-        "classes": list(dataset.classes),
-        "objects": sum(map(len, dataset.records)),
-        "anchor_sides": list(model.rpn.grid.sides),
-        "mean_colour": [round(float(v), 3) for v in mean_colour],
-    }
-    if file.exists() and (earlier := json.loads(file.read_text())) != facts:
-        raise ValueError(f"{file}: the run in this folder was begun on other data: {earlier}, and now {facts}")
-    write_atomically(file, lambda stream: stream.write((json.dumps(facts, indent=1) + "\n").encode()))
-
-
-def new_faster_rcnn(source: TrainingImages, num_classes: int, rng: np.random.Generator) -> FasterRCNN:
-    """An untrained model with anchors that fit the training images' objects."""
-    backbone = Backbone(rng)
-    sides = anchor_sides([example.target for example in source.examples], source.recipe.num_sides)
-    return FasterRCNN(num_classes, rng, AnchorGrid(backbone.stride, sides, RATIOS), backbone)
+    run = ObjectRun(dataset, out, recipe, seed, check_nan, progress)
+    model, source = run.new_model(), run.source
+    run.phase("network", model, lambda rng: model.losses(*source.batch(rng), rng), run.rng)
+    return run.result(model)
 
 
 def train_in_four_steps(
@@ -226,40 +94,76 @@ def train_in_four_steps(
     nothing with it; 3 a new proposal network on the detector's convolutions, which stay as they are; 4 the detector's
     head on the proposals of 3. So in steps 3 and 4 no gradient reaches the convolutions.
     """
-    source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
-    proposer = new_faster_rcnn(source, len(dataset.classes), rng)
-    detector = copy.deepcopy(proposer)
+    run = ObjectRun(dataset, out, recipe, seed, progress=progress)
+    detector = run.new_model()
+    proposals, source = step_one(run, copy.deepcopy(detector)), run.source
     convolutions = len(detector.backbone.table)
+    run.phase("step2", detector, lambda rng: detector.head_losses(*source.batch_with(proposals, rng), rng))
+    run.phase("step3", detector, lambda rng: detector.rpn_losses(*source.batch(rng), rng, frozen=convolutions))
+    again = all_proposals(detector, source)
+    run.phase(
+        "step4", detector,
+        lambda rng: detector.head_losses(*source.batch_with(again, rng), rng, frozen=convolutions),
+    )  # fmt: skip
+    return run.result(detector)
 
-    def run(name: str, trained: FasterRCNN, losses: Losses) -> None:
-        train_phase(name, trained, losses, recipe.schedule, out, np.random.default_rng([seed, int(name[-1])]),
-                    progress=progress)  # fmt: skip
 
-    run("step1", proposer, lambda rng: proposer.rpn_losses(*source.batch(rng), rng))
-    proposals = all_proposals(proposer, source)
-    run("step2", detector, lambda rng: detector.head_losses(*source.batch_with(proposals, rng), rng))
-    run("step3", detector, lambda rng: detector.rpn_losses(*source.batch(rng), rng, frozen=convolutions))
-    proposals = all_proposals(detector, source)
-    run("step4", detector,
-        lambda rng: detector.head_losses(*source.batch_with(proposals, rng), rng, frozen=convolutions))  # fmt: skip
-    return TrainedObjects(detector, dataset.classes, source.mean_colour, recipe.scale)
+def train_in_two_steps(
+    dataset: ObjectDataset, out: Path, recipe: ObjectRecipe, seed: int = 0, progress: bool = True
+) -> TrainedObjects:
+    """The joint training of FaceCraft, section 5, in half as many steps as Faster R-CNN's four.
+
+    1 a proposal network, the same as in four steps (in one folder it is trained once); 2 the whole network, which
+    starts from those weights, by the losses of both branches, on the proposals of 1.
+    """
+    run = ObjectRun(dataset, out, recipe, seed, progress=progress)
+    model = run.new_model()
+    proposals, source = step_one(run, model), run.source
+    run.phase("joint", model, lambda rng: model.joint_losses(*source.batch_with(proposals, rng), rng))
+    return run.result(model)
+
+
+def step_one(run: ObjectRun, proposer: FasterRCNN) -> list[np.ndarray]:
+    """Train the proposal network, convolutions included; its proposals for every training image."""
+    run.phase("step1", proposer, lambda rng: proposer.rpn_losses(*run.source.batch(rng), rng))
+    return all_proposals(proposer, run.source)
+
+
+def check_same_data(file: Path, dataset: ObjectDataset, **facts: object) -> None:
+    """Note what a training takes from its data, or raise ValueError where the run in this folder had other data.
+
+    A run that goes on with other classes, anchors or colours would mix weights with what they were not made for.
+    facts: JSON-able, besides the classes and the number of objects.
+    """
+    facts = {"classes": list(dataset.classes), "objects": sum(map(len, dataset.records))} | facts
+    if file.exists() and (earlier := json.loads(file.read_text())) != facts:
+        raise ValueError(f"{file}: the run in this folder was begun on other data: {earlier}, and now {facts}")
+    write_atomically(file, lambda stream: stream.write((json.dumps(facts, indent=1) + "\n").encode()))
+
+
+def new_faster_rcnn(source: TrainingImages, num_classes: int, rng: np.random.Generator) -> FasterRCNN:
+    """An untrained model with anchors that fit the training images' objects."""
+    recipe, backbone = source.recipe, Backbone(rng, source.recipe.table)
+    sides = anchor_sides([example.target for example in source.examples], recipe.num_sides)
+    return FasterRCNN(num_classes, rng, AnchorGrid(backbone.stride, sides, recipe.ratios), backbone)
 
 
 def all_proposals(model: FasterRCNN, source: TrainingImages) -> list[np.ndarray]:
     """The proposals (R, 4) of every training image."""
-    return [model.propose(source.normalised(example.image)) for example in source.examples]
+    fused = fuse(model)
+    return [fused.propose(source.normalised(example.image)) for example in source.examples]
 
 
 def train_fast_rcnn(
     dataset: ObjectDataset, proposals: Sequence[np.ndarray], out: Path, recipe: ObjectRecipe, seed: int = 0,
-    progress: bool = True,
+    check_nan: bool = False, progress: bool = True,
 ) -> tuple[FastRCNN, np.ndarray]:
     """Fast R-CNN on proposals from elsewhere, (R, 4) an image in its own pixels. Returns the model and mean colour."""
     source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
     scaled = resized_proposals(proposals, dataset, recipe.scale)
-    model = FastRCNN(len(dataset.classes), rng)
+    model = FastRCNN(len(dataset.classes), rng, Backbone(rng, recipe.table))
     train_phase(
-        "fast_rcnn", model, lambda rng: model.losses(*source.batch_with(scaled, rng), rng), recipe.schedule, out, rng,
-        progress=progress,
+        "network", model, lambda rng: model.losses(*source.batch_with(scaled, rng), rng), recipe.schedule, out, rng,
+        check_nan=check_nan, progress=progress,
     )
     return model, source.mean_colour

@@ -1,7 +1,7 @@
 """Training of R-CNN on a folder of one's own, in its three stages: the network, the SVMs, the box regressions.
 
-R-CNN, sections 2.3 and 3.5. The network is trained from nothing on the windows that it is later to judge, since there
-are no ImageNet weights here; `warm` takes weights that another task has prepared.
+R-CNN, sections 2.3 and 3.5. The network is trained from nothing on the windows that it is later to judge; `warm` takes
+weights that another task has prepared, such as ImageNet's in a `CropNet` with the trunk of models/mobilenet.py.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from minidetect.data.objects import ObjectDataset
 from minidetect.models.rcnn import RCNN, CropNet, Windows, label_windows, sample_windows
 from minidetect.models.rcnn_fit import fit_boxes, fit_svms
 from minidetect.train.loop import train_phase
-from minidetect.train.objects import ObjectRecipe, TrainingImages, resized_proposals
+from minidetect.train.object_images import ObjectRecipe, TrainingImages, resized_proposals
 
 
 def train_rcnn(
     dataset: ObjectDataset, proposals: Sequence[np.ndarray], out: Path, recipe: ObjectRecipe, seed: int = 0,
-    warm: CropNet | None = None, progress: bool = True,
+    warm: CropNet | None = None, progress: bool = True, check_nan: bool = False,
 ) -> tuple[RCNN, np.ndarray]:
     """R-CNN on proposals from elsewhere, (R, 4) an image in its own pixels. Returns the model and the mean colour.
 
@@ -41,7 +41,10 @@ def train_rcnn(
     def losses(rng: np.random.Generator) -> dict[str, Tensor]:
         return flipped_losses(model, images, sample_windows(windows, rng), recipe.vertical_flips, rng)
 
-    train_phase("rcnn_network", model.net, losses, recipe.schedule, out, rng, progress=progress)
+    train_phase(
+        "rcnn_network", model.net, losses, recipe.schedule, out, rng, check_nan=check_nan, progress=progress
+    )
+    rng = np.random.default_rng([seed, 1])  # its own, so that a run that goes on from here ends with the same bits
     fit_svms(model, images, targets, scaled, rng)
     fit_boxes(model, images, targets, scaled, rng)
     return model, source.mean_colour

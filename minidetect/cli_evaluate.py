@@ -1,0 +1,73 @@
+"""The command `evaluate`: a model of faces on FDDB or WIDER FACE, a model of objects on a folder of one's own."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from minidetect.cli_arguments import refuse
+from minidetect.cli_objects import evaluate_objects
+from minidetect.console import DETECTION_KERNELS, CompileNote, check_can_write, print_stages, write_json
+
+if TYPE_CHECKING:
+    from minidetect.evaluate.average_precision import Curve
+    from minidetect.models.facecraft_pipeline import Pipeline, StageReport
+
+SMALLEST = 20.0  # face, in pixels
+
+
+def run_evaluation(arguments: argparse.Namespace) -> int:
+    """`minidetect evaluate`: figures printed, and written where that was asked for."""
+    from minidetect.visualize import plot_roc
+
+    check_can_write(arguments.json)
+    check_can_write(arguments.plot)
+    if arguments.benchmark == "objects":
+        return evaluate_objects(arguments)
+    refuse(arguments, ["split"], "only for `evaluate objects`")
+    if arguments.detections:
+        refuse(arguments, ["min_face", "thorough"], "not with --detections, which were found before")
+    if arguments.benchmark == "wider" and arguments.detections:
+        raise ValueError("--detections are in FDDB's format: only for `evaluate fddb`")
+    with CompileNote(DETECTION_KERNELS, live=False):  # the last line belongs to the progress bar
+        curve, summary, stages = (measure_wider if arguments.benchmark == "wider" else measure_fddb)(arguments)
+    for key, value in summary.items():
+        print(f"{key:22} {value}")
+    print_stages(stages)
+    if arguments.json:
+        write_json(arguments.json, {**summary, "stages": [stage._asdict() for stage in stages]})
+    if arguments.plot:
+        plot_roc(curve, arguments.plot)
+    return 0
+
+
+def face_pipeline(arguments: argparse.Namespace) -> Pipeline:
+    """The cascade to measure. Raises ValueError for a model of objects."""
+    from minidetect.api import load
+    from minidetect.api_objects import ObjectDetector
+
+    detector = load(arguments.model, arguments.thorough)
+    if isinstance(detector, ObjectDetector):
+        raise ValueError(f"{arguments.model}: knows {', '.join(detector.classes)}; measure it by `evaluate objects`")
+    return detector.pipeline
+
+
+def measure_wider(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
+    from minidetect.evaluate.runs import at_threshold, run_wider
+
+    model = face_pipeline(arguments)
+    curve, stages = run_wider(model, arguments.data, min_face=arguments.min_face or SMALLEST)
+    summary = {"faces": curve.num_gt, "ap": round(curve.ap, 4)}
+    summary |= {f"recall_at_{n}_fp": round(curve.recall_at(n), 4) for n in (10, 50, 100, 200)}
+    return curve, summary | at_threshold(curve, model.thresholds[2]), stages
+
+
+def measure_fddb(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
+    from minidetect.evaluate.runs import evaluate_detection_file, run_fddb, summarise_fddb
+
+    if arguments.detections:
+        curves, stages = evaluate_detection_file(arguments.detections, arguments.data), []
+    else:
+        result = run_fddb(face_pipeline(arguments), arguments.data, arguments.min_face or SMALLEST)
+        curves, stages = result.curves, result.stages
+    return curves.discrete, summarise_fddb(curves), stages
