@@ -6,6 +6,7 @@
     placing   where a head goes, and the box around it
     camera    the background behind a scene, the sensor before it
     scenes    a whole picture with its annotation, by (seed, index); the presets
+    objects   whole pictures of several classes, with masks
     patches   one object in each picture, for classification
     crowd     the demo's picture
 
@@ -13,6 +14,7 @@ Drawn data shows mechanisms and directions; it proves nothing about photographs.
 """
 
 from minidetect.data.synthetic.crowd import draw_crowd
+from minidetect.data.synthetic.objects import OBJECTS4, SEGMENT, DrawnObjects, ObjectScene, ObjectSettings, draw_objects
 from minidetect.data.synthetic.patches import draw_patches
 from minidetect.data.synthetic.scenes import (
     FACES_EASY,
@@ -32,11 +34,17 @@ __all__ = [
     "FACES_HARD",
     "FACES_PROFILE",
     "FACES_SCALES",
+    "OBJECTS4",
     "PRESETS",
+    "SEGMENT",
+    "DrawnObjects",
     "DrawnScenes",
+    "ObjectScene",
+    "ObjectSettings",
     "Scene",
     "SceneSettings",
     "draw_crowd",
+    "draw_objects",
     "draw_patches",
     "draw_scene",
     "scene_settings",

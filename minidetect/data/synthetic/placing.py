@@ -46,3 +46,11 @@ def paste_at(
 def paste_sprite(scene: np.ndarray, sprite: Sprite, level: int, matrix: np.ndarray, gain: float) -> None:
     """Paste one level of a sprite; level 0 is the finest."""
     paste_at(scene, sprite.levels[level], matrix, (LEFT, TOP), PIXELS_PER_HEAD / 2**level, gain)
+
+
+def shared_area(a: np.ndarray, b: np.ndarray) -> float:
+    """Intersection over the smaller of two boxes."""
+    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
+    if w <= 0 or h <= 0:
+        return 0.0
+    return float(w * h / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])))

@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from minidetect.data.synthetic.camera import draw_background, sensor
-from minidetect.data.synthetic.placing import head_box, head_matrix, move_points, paste_sprite
+from minidetect.data.synthetic.placing import head_box, head_matrix, move_points, paste_sprite, shared_area
 from minidetect.data.synthetic.sprites import CLASSES, HARD_NEGATIVES, Sprite, sprite_bank
 from minidetect.detection.structures import NO_BOXES, Target
 
@@ -202,7 +202,7 @@ class _SceneDrawing:
         return _at(sprite, centre, height, tilt)
 
     def _fits(self, box: np.ndarray) -> bool:
-        return all(_overlap(box, other.box) <= MAX_OVERLAP for other in self.placed)
+        return all(shared_area(box, other.box) <= MAX_OVERLAP for other in self.placed)
 
     def _maybe_hide(self, thing: _Placed) -> None:
         """Put a bar over 20 to 60 % of a face, from the left, the right or below."""
@@ -310,11 +310,3 @@ def _at(sprite: Sprite, centre: np.ndarray, height: float, tilt: float) -> _Plac
 
 def _areas(boxes: np.ndarray) -> np.ndarray:
     return (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-
-
-def _overlap(a: np.ndarray, b: np.ndarray) -> float:
-    """Intersection over the smaller of two boxes."""
-    w, h = min(a[2], b[2]) - max(a[0], b[0]), min(a[3], b[3]) - max(a[1], b[1])
-    if w <= 0 or h <= 0:
-        return 0.0
-    return float(w * h / min((a[2] - a[0]) * (a[3] - a[1]), (b[2] - b[0]) * (b[3] - b[1])))
