@@ -7,7 +7,8 @@
 All of them start from random weights. The first two take the proposals of selective search, which are kept in the
 output folder; their time is told apart from the network's, as the papers do. Seconds and minutes are of processor time,
 so that what else the machine does counts little. A training that was stopped goes on where it was (its minutes then
-count from there). `--json` adds to the rows of other models in that file.
+count from there; four_steps and two_steps share step 1, which the second finds done). `--json` adds to the rows of
+other models in that file.
 """
 
 from __future__ import annotations
@@ -23,14 +24,14 @@ import numpy as np
 from tqdm import tqdm
 
 from minidetect.data.folders import read_objects
-from minidetect.data.objects import ObjectDataset, load_record
+from minidetect.data.objects import ObjectDataset, ObjectRecord, load_record
 from minidetect.data.proposals import load_proposals, save_proposals
 from minidetect.detection.image_scale import ImageScale, box_factors, normalise
 from minidetect.detection.selective_search import selective_search
 from minidetect.detection.structures import Detections
 from minidetect.evaluate.objects import summarise_objects
 from minidetect.nn.fuse import fuse
-from minidetect.train.loop import Schedule
+from minidetect.recipes import RCNN_RECIPE
 from minidetect.train.object_images import ObjectRecipe
 from minidetect.train.objects import (
     TrainedObjects,
@@ -45,16 +46,23 @@ MOST_PROPOSALS = 2000
 Detect = Callable[[np.ndarray, int], Detections]  # an image (3, H, W) as the network sees it, and which one it is
 
 
-def searched(dataset: ObjectDataset, file: Path) -> tuple[list[np.ndarray], float]:
-    """Selective search of every image (R, 4) and its seconds an image, from the file if it was done before."""
+def searched(dataset: ObjectDataset, file: Path, folder: Path) -> tuple[list[np.ndarray], float]:
+    """Selective search of every image (R, 4) at its own size, and its seconds an image; from the file if done before.
+
+    folder: the data's, which the file names images in.
+    """
+
+    def key(record: ObjectRecord) -> str:
+        return str(record.path.relative_to(folder))
+
     if not file.exists():
         selective_search(load_record(dataset.records[0]))  # compiles
         start, found = time.process_time(), {}
         for record in tqdm(dataset.records, desc=file.stem):
-            found[record.path.name] = selective_search(load_record(record), most=MOST_PROPOSALS)
+            found[key(record)] = selective_search(load_record(record), most=MOST_PROPOSALS)
         save_proposals(file, found, {"seconds": (time.process_time() - start) / len(dataset)})
     boxes, meta = load_proposals(file)
-    return [boxes[record.path.name] for record in dataset.records], meta["seconds"]
+    return [boxes[key(record)] for record in dataset.records], meta["seconds"]
 
 
 def measure(
@@ -87,16 +95,16 @@ class Comparison:
 
     def searched_boxes(self) -> tuple[list[np.ndarray], list[np.ndarray]]:
         """Selective search of the training images in their pixels, and of the test images as the network sees them."""
-        train, _ = searched(self.train, self.args.out / "proposals-train.npz")
-        test, self.search_seconds = searched(self.test, self.args.out / f"proposals-{self.args.split}.npz")
+        args = self.args
+        train, _ = searched(self.train, args.out / "proposals-train.npz", args.data)
+        test, self.search_seconds = searched(self.test, args.out / f"proposals-{args.split}.npz", args.data)
         factors = [np.float32(self.scale.factor(record.size)) for record in self.test.records]
         return train, [boxes * factor for boxes, factor in zip(test, factors, strict=True)]
 
     def rcnn(self) -> tuple[np.ndarray, Detect]:
         train_boxes, test_boxes = self.searched_boxes()
-        recipe = replace(self.recipe, schedule=Schedule(
-            steps=self.recipe.schedule.steps // 2, lr=0.02, warm_up=100, drops=(0.6, 0.85), max_norm=10.0
-        ))  # fmt: skip
+        schedule = replace(RCNN_RECIPE.schedule, steps=self.recipe.schedule.steps // 2)
+        recipe = replace(self.recipe, schedule=schedule)
         model, mean_colour = train_rcnn(self.train, train_boxes, self.args.out / "rcnn", recipe, self.args.seed)
         fused = fuse(model)
         return mean_colour, lambda image, i: fused.detect([image], [test_boxes[i]])[0]

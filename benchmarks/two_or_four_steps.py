@@ -5,7 +5,8 @@
 
 DIR holds wider/ and fddb/ as `minidetect train facecraft` and `evaluate fddb` read them. Step 1, the proposal network,
 is the same in both and is trained once. All phases have equally many steps, so that the joint training takes half as
-many as the other, as in the paper. Minutes are of processor time.
+many as the other, as in the paper. Minutes are of processor time, and of what was still to do: the second
+training finds step 1 done by the first.
 """
 
 from __future__ import annotations

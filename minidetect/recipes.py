@@ -24,8 +24,8 @@ from minidetect.data.wider_face import read_wider
 from minidetect.models.facecraft import Cascade
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun
 from minidetect.train.loop import Schedule, read_log
-from minidetect.train.object_images import ObjectRecipe
-from minidetect.train.objects import check_same_data, train_fast_rcnn, train_faster_rcnn
+from minidetect.train.object_images import ObjectRecipe, check_same_run
+from minidetect.train.objects import train_fast_rcnn, train_faster_rcnn
 from minidetect.train.rcnn import train_rcnn
 from minidetect.visualize import plot_curves
 
@@ -73,7 +73,7 @@ def fast_rcnn(
 ) -> list[Path]:
     """Fast R-CNN, on proposals of selective search, which are kept in OUT/proposals.npz; the rest as `faster_rcnn`."""
     recipe, dataset = changed(ObjectRecipe(), vertical_flips, short_side, steps), read_objects(data, "train")
-    check_same_data(out / "data.json", dataset)
+    check_same_run(out, dataset, recipe, seed)
     proposals = searched_proposals(dataset, data, out / "proposals.npz", recipe.scale)
     model, mean_colour = train_fast_rcnn(dataset, proposals, out, recipe, seed, check_nan)
     return finish(ObjectDetector(model, dataset.classes, mean_colour, recipe.scale), out, "fast-rcnn", seed, recipe)
@@ -88,7 +88,7 @@ def rcnn(
     A step is 128 windows of all images, so that half as many do.
     """
     recipe, dataset = changed(RCNN_RECIPE, vertical_flips, short_side, steps), read_objects(data, "train")
-    check_same_data(out / "data.json", dataset)
+    check_same_run(out, dataset, recipe, seed)
     proposals = searched_proposals(dataset, data, out / "proposals.npz", recipe.scale)
     model, mean_colour = train_rcnn(dataset, proposals, out, recipe, seed, check_nan=check_nan)
     return finish(ObjectDetector(model, dataset.classes, mean_colour, recipe.scale), out, "rcnn", seed, recipe)

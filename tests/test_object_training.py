@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from test_cli_objects import draw_objects
@@ -9,6 +11,7 @@ from test_cli_objects import draw_objects
 from minidetect.autograd import Tensor
 from minidetect.data.objects import ObjectDataset
 from minidetect.detection.image_scale import ImageScale
+from minidetect.train import objects
 from minidetect.train.loop import Schedule
 from minidetect.train.object_images import ObjectRecipe, TrainingImages, mirrored
 from minidetect.train.objects import (
@@ -80,12 +83,62 @@ def test_two_steps_share_the_first_with_four(dataset, tmp_path):
             assert not np.array_equal(state[name], first[name]), name
 
 
+def test_what_each_phase_begins_with(dataset, tmp_path, monkeypatch):
+    """Weights: step 2 as step 1 did, step 3 as 2 ended, the joint one as 1 ended. Proposals: of the network before."""
+    begun, made, used = {}, [], {}
+    real_phase, real_proposals = objects.train_phase, objects.all_proposals
+    real_batch = TrainingImages.batch_with
+
+    def phase(name, model, *args, **settings):
+        begun[name] = {key: array.copy() for key, array in model.state_dict().items()}
+        used[None] = name
+        real_phase(name, model, *args, **settings)
+
+    def proposals(model, source):
+        made.append(real_proposals(model, source))
+        return made[-1]
+
+    def batch(self, boxes, rng):
+        used[used[None]] = boxes
+        return real_batch(self, boxes, rng)
+
+    monkeypatch.setattr(objects, "train_phase", phase)
+    monkeypatch.setattr(objects, "all_proposals", proposals)
+    monkeypatch.setattr(TrainingImages, "batch_with", batch)
+    train_in_four_steps(dataset, tmp_path, SHORT, progress=False)
+    assert used["step2"] is made[0] and used["step4"] is made[1]
+    train_in_two_steps(dataset, tmp_path, SHORT, progress=False)
+    assert used["joint"] is made[2]
+    ended = {name: np.load(tmp_path / f"{name}.npz") for name in ("step1", "step2", "step3")}
+    for key in begun["step1"]:
+        assert np.array_equal(begun["step2"][key], begun["step1"][key])
+        assert np.array_equal(begun["step3"][key], ended["step2"][key])
+        assert np.array_equal(begun["step4"][key], ended["step3"][key])
+        assert np.array_equal(begun["joint"][key], ended["step1"][key])
+
+
 @pytest.mark.parametrize("train", [train_faster_rcnn, train_in_four_steps, train_in_two_steps])
 def test_a_run_goes_on_with_its_own_data_only(dataset, train, tmp_path):
     train(dataset, tmp_path, SHORT, progress=False)
     other = ObjectDataset(dataset.records[:4], dataset.classes)
     with pytest.raises(ValueError, match="was begun on other data"):
         train(other, tmp_path, SHORT, progress=False)
+    with pytest.raises(ValueError, match="seed was 0, now 1"):
+        train(dataset, tmp_path, SHORT, seed=1, progress=False)
+    with pytest.raises(ValueError, match="recipe was"):
+        train(dataset, tmp_path, SHORT.shortened(2), progress=False)
+
+
+@pytest.mark.parametrize("train", [train_fast_rcnn, train_rcnn])
+def test_so_does_a_run_on_given_proposals(dataset, train, tmp_path):
+    boxes = [np.array([[0, 0, 30, 30], [20, 10, 60, 50]], np.float32)] * len(dataset)
+    train(dataset, boxes, tmp_path, SHORT, progress=False)
+    renamed = ObjectDataset(dataset.records, ("cat", "dog"))
+    with pytest.raises(ValueError, match="classes was"):
+        train(renamed, boxes, tmp_path, SHORT, progress=False)
+    moved = [replace(record, boxes=record.boxes + 1) for record in dataset.records]
+    with pytest.raises(ValueError, match="annotations was"):
+        train(ObjectDataset(moved, dataset.classes), boxes, tmp_path, SHORT, progress=False)
 
 
 def test_proposals_are_flipped_with_their_image(dataset):

@@ -35,6 +35,26 @@ def test_the_heads_losses_reach_the_proposals():
     assert np.abs(through).max() > 0 and np.abs(cut).max() == 0
 
 
+def test_the_boxes_that_are_warped_are_those_that_were_sampled(monkeypatch):
+    images, targets = squares(0, 2)
+    seen, real_pooled, real_losses = [], WarpedHead.pooled, WarpedHead.output_losses
+
+    def pooled(self, maps, rois):
+        seen.append(rois.data)
+        return real_pooled(self, maps, rois)
+
+    def losses(self, outputs, sampled, weight=1.0):
+        seen.append(sampled.rois)
+        return real_losses(self, outputs, sampled, weight)
+
+    monkeypatch.setattr(WarpedHead, "pooled", pooled)
+    monkeypatch.setattr(WarpedHead, "output_losses", losses)
+    new_model().losses(images, targets, np.random.default_rng(1))
+    assert len(seen) == 4
+    for warped, sampled in zip(seen[::2], seen[1::2], strict=True):
+        np.testing.assert_allclose(warped, sampled, atol=1e-4)
+
+
 def test_both_compute_the_same_losses():
     """What is left out is a gradient; the values are those of the same forward pass."""
     images, targets = squares(0, 2)

@@ -15,7 +15,7 @@ from minidetect.detection.boxes import clip_to_image
 
 
 class DecodeBoxes(Function):
-    """With a the anchor and t = delta * std + mean:
+    """With xa the middle of the anchor, wa its width, and t = delta * std + mean:
 
         x1 = xa + tx wa - w / 2,   x2 = xa + tx wa + w / 2,   w = wa exp(tw);   y1, y2 alike
     """

@@ -11,13 +11,14 @@ has a quarter of the channels. `load_mobilenet` reads the weights that Keras pub
 with them one can do what the papers begin with: R-CNN's fine-tuning (section 2.3) and Fast R-CNN's surgery (section
 2.2, surgery.py).
 
-How Keras' network sees an image:
+How the network sees an image:
 
     colours     RGB, x / 127.5 - 1. The trunk here takes what `normalise(image, MEAN_COLOUR)` makes, (x - 127.5) / 64;
                 the first filters are multiplied by 64 / 127.5 when they are loaded, so that all maps are the same. Use
                 MEAN_COLOUR in training too: a dataset's own mean would be as if every image had a tint.
-    borders     "SAME": ceil(n / stride) outputs along an axis of n; where an odd number of zeros is missing, the extra
-                one comes last. With a kernel of 3 and stride 2: (0, 1) for an even n, (1, 1) for an odd one.
+    borders     here "SAME": ceil(n / stride) outputs along an axis of n, so that a map is as large as the detectors
+                expect. With a kernel of 3 and stride 2: (0, 1) zeros for an even n, (1, 1) for an odd one. Keras' own
+                later networks pad (0, 1) always, and so have one cell less where n is odd; at 224 both are the same.
     batch norm  divides by sqrt(variance + 0.001)
 
 Left out: the classifier (Keras' file has none), and with it the training on ImageNet; versions 2 and 3.

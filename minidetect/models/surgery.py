@@ -6,7 +6,8 @@ Girshick, "Fast R-CNN", ICCV 2015, section 2.2: a pre-trained network undergoes 
     2   the last fully connected layer and its softmax become two siblings: K + 1 logits, 4 K deltas
     3   it takes an image and a list of regions
 
-All other weights stay: a region that is a whole crop has the features that the classifier gave it.
+All other weights stay: a region that is a whole crop has the features that the classifier gave it, if the
+classifier's pooling divides its map without a rest (crops of 48, 60 or 64 pixels do, of 56 or 72 not).
 
 Letters: K classes without background, P bins a side.
 """

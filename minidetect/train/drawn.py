@@ -1,8 +1,9 @@
 """Experiments on drawn scenes, in memory: a training of seconds, and one number for how good it came out.
 
 What `train/objects.py` does for a folder of photos, without files: lessons 08 to 13 compare settings with it. Two
-trainings with the same generator see the same scenes in the same order with the same flips, so that what differs
-between them is the setting alone.
+trainings with equal generators begin with the same weights and the same scenes; they go on with the same ones as long
+as both draw equally often from the generator. Where a setting changes what the losses draw (how many RoIs are sampled,
+say), the scenes differ from then on.
 
 Letters: N scenes or patches, S side of a patch, G objects of a scene.
 """

@@ -8,8 +8,11 @@ Letters: H W size of an image, R proposals of an image.
 
 from __future__ import annotations
 
+import json
+import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,6 +22,7 @@ from minidetect.detection.boxes import flip_horizontal
 from minidetect.detection.image_scale import ImageScale, box_factors, normalise
 from minidetect.detection.structures import Target
 from minidetect.models.backbones import SMALL
+from minidetect.nn.checkpoint import write_atomically
 from minidetect.train.loop import Schedule
 
 
@@ -164,3 +168,35 @@ def mirrored(boxes: np.ndarray, size: tuple[int, int], axes: tuple[int, ...]) ->
         swap = [0, 1, 2, 3] if axis == 1 else [1, 0, 3, 2]  # upside down is left to right with x and y exchanged
         boxes = flip_horizontal(boxes[:, swap], size[axis])[:, swap]
     return boxes
+
+
+def check_same_run(
+    folder: Path, dataset: ObjectDataset, recipe: ObjectRecipe, seed: int, mean_colour: np.ndarray | None = None
+) -> None:
+    """Note in folder/data.json what a run is made of; raise ValueError where the run in it was made of something else.
+
+    A run that goes on with other classes, boxes, colours, settings or another seed would mix weights with what they
+    were not made for, or pass off another run's weights as its own. mean_colour: (3,), once the images are read.
+    """
+    parts = [np.array([record.size for record in dataset.records], np.int64)]
+    parts += [part for record in dataset.records for part in (record.boxes, record.labels, record.ignored)]
+    facts = {
+        "classes": list(dataset.classes),
+        "objects": sum(map(len, dataset.records)),
+        "annotations": zlib.crc32(b"".join(np.ascontiguousarray(part).tobytes() for part in parts)),
+        "recipe": json.loads(json.dumps(asdict(recipe))),
+        "seed": seed,
+    }
+    if mean_colour is not None:
+        facts["mean_colour"] = [round(float(v), 3) for v in mean_colour]
+    file, earlier = folder / "data.json", {}
+    if file.exists():
+        try:
+            earlier = json.loads(file.read_text())
+        except ValueError:
+            raise ValueError(f"{file}: not the note of a run; delete it, or choose another folder") from None
+    changed = [name for name, value in facts.items() if name in earlier and earlier[name] != value]
+    if changed:
+        told = "; ".join(f"{name} was {earlier[name]}, now {facts[name]}" for name in changed)
+        raise ValueError(f"{file}: the run in this folder was begun on other data or settings: {told}")
+    write_atomically(file, lambda stream: stream.write((json.dumps(earlier | facts, indent=1) + "\n").encode()))

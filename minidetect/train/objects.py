@@ -12,7 +12,6 @@ goes on where it was.
 from __future__ import annotations
 
 import copy
-import json
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,10 +25,15 @@ from minidetect.detection.image_scale import ImageScale
 from minidetect.models.backbones import Backbone
 from minidetect.models.fast_rcnn import FastRCNN
 from minidetect.models.faster_rcnn import FasterRCNN
-from minidetect.nn.checkpoint import write_atomically
 from minidetect.nn.fuse import fuse
 from minidetect.train.loop import Losses, train_phase
-from minidetect.train.object_images import ObjectRecipe, TrainingImages, anchor_sides, resized_proposals
+from minidetect.train.object_images import (
+    ObjectRecipe,
+    TrainingImages,
+    anchor_sides,
+    check_same_run,
+    resized_proposals,
+)
 
 
 class TrainedObjects(NamedTuple):
@@ -44,7 +48,7 @@ class TrainedObjects(NamedTuple):
 class ObjectRun:
     """A training of Faster R-CNN in a folder: its images, its phases, and the note of what data it is of.
 
-    Arguments: see `train_faster_rcnn`. Raises ValueError where the folder's run was begun on other data.
+    Arguments: see `train_faster_rcnn`. Raises ValueError where the folder holds a run of other data, settings or seed.
     """
 
     def __init__(
@@ -54,15 +58,11 @@ class ObjectRun:
         self.dataset, self.out, self.recipe, self.seed = dataset, out, recipe, seed
         self.check_nan, self.progress = check_nan, progress
         self.source = TrainingImages(dataset, recipe)
+        check_same_run(out, dataset, recipe, seed, self.source.mean_colour)
         self.rng = np.random.default_rng(seed)
 
     def new_model(self) -> FasterRCNN:
-        model = new_faster_rcnn(self.source, len(self.dataset.classes), self.rng)
-        colour = [round(float(v), 3) for v in self.source.mean_colour]
-        check_same_data(
-            self.out / "data.json", self.dataset, anchor_sides=list(model.rpn.grid.sides), mean_colour=colour
-        )
-        return model
+        return new_faster_rcnn(self.source, len(self.dataset.classes), self.rng)
 
     def phase(self, name: str, model: FasterRCNN, losses: Losses, rng: np.random.Generator | None = None) -> None:
         """One run of the loop. rng: None for a generator of the phase's own, so that skipping it changes none after."""
@@ -129,18 +129,6 @@ def step_one(run: ObjectRun, proposer: FasterRCNN) -> list[np.ndarray]:
     return all_proposals(proposer, run.source)
 
 
-def check_same_data(file: Path, dataset: ObjectDataset, **facts: object) -> None:
-    """Note what a training takes from its data, or raise ValueError where the run in this folder had other data.
-
-    A run that goes on with other classes, anchors or colours would mix weights with what they were not made for.
-    facts: JSON-able, besides the classes and the number of objects.
-    """
-    facts = {"classes": list(dataset.classes), "objects": sum(map(len, dataset.records))} | facts
-    if file.exists() and (earlier := json.loads(file.read_text())) != facts:
-        raise ValueError(f"{file}: the run in this folder was begun on other data: {earlier}, and now {facts}")
-    write_atomically(file, lambda stream: stream.write((json.dumps(facts, indent=1) + "\n").encode()))
-
-
 def new_faster_rcnn(source: TrainingImages, num_classes: int, rng: np.random.Generator) -> FasterRCNN:
     """An untrained model with anchors that fit the training images' objects."""
     recipe, backbone = source.recipe, Backbone(rng, source.recipe.table)
@@ -160,6 +148,7 @@ def train_fast_rcnn(
 ) -> tuple[FastRCNN, np.ndarray]:
     """Fast R-CNN on proposals from elsewhere, (R, 4) an image in its own pixels. Returns the model and mean colour."""
     source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
+    check_same_run(out, dataset, recipe, seed, source.mean_colour)
     scaled = resized_proposals(proposals, dataset, recipe.scale)
     model = FastRCNN(len(dataset.classes), rng, Backbone(rng, recipe.table))
     train_phase(

@@ -16,7 +16,7 @@ from minidetect.data.objects import ObjectDataset
 from minidetect.models.rcnn import RCNN, CropNet, Windows, label_windows, sample_windows
 from minidetect.models.rcnn_fit import fit_boxes, fit_svms
 from minidetect.train.loop import train_phase
-from minidetect.train.object_images import ObjectRecipe, TrainingImages, resized_proposals
+from minidetect.train.object_images import ObjectRecipe, TrainingImages, check_same_run, resized_proposals
 
 
 def train_rcnn(
@@ -29,6 +29,7 @@ def train_rcnn(
     recipe: `scale` and `schedule` count, and `vertical_flips`; a step is 128 windows of all images.
     """
     source, rng = TrainingImages(dataset, recipe), np.random.default_rng(seed)
+    check_same_run(out, dataset, recipe, seed, source.mean_colour)
     num_classes = len(dataset.classes)
     if warm is not None:
         warm.replace_classifier(num_classes, rng)
