@@ -624,8 +624,10 @@ lesson.show(figure, "sizes", "Anchors (dotted) and the mean size of what each pr
 #
 # ## 9 Which of these choices matter?
 #
-# Three choices of the paper can be put to the test. All networks below start from the same trunk; for a seed they see
-# the same pictures in the same order, for 300 steps. First the reasons, then the numbers.
+# Three choices of the paper can be put to the test. All networks below start from the same trunk and learn for 300
+# steps. For a seed, trainings that differ in λ alone see the same pictures in the same order. Where the anchors differ,
+# the sample draws differently from the generator, and after the first step the pictures differ too. First the reasons,
+# then the numbers.
 #
 # **Anchors over the border.** The paper leaves them out of the training, and says why: kept, they bring large errors
 # that are hard to correct, and training does not converge. Look at the errors, before any training: the box losses of

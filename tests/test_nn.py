@@ -200,6 +200,19 @@ def test_a_step_leaves_the_gradients_and_zero_grad_removes_them():
     assert model.weight.grad is None and model.bias.grad is None
 
 
+def test_biases_may_learn_faster_and_shrink_too():
+    """Fast R-CNN, section 2.3: twice the rate for biases, decay for all. One step from 1 with a gradient of 1."""
+    layer = Linear(1, 1, np.random.default_rng(0))
+    for p in (layer.weight, layer.bias):
+        p.data[...], p.grad = 1, np.ones_like(p.data)
+    SGD(layer, lr=0.1, weight_decay=0.5, bias_lr=2, decay_vectors=True).step()
+    assert layer.weight.data.item() == pytest.approx(1 - 0.1 * 1.5)
+    assert layer.bias.data.item() == pytest.approx(1 - 0.2 * 1.5)
+    layer.bias.data[...] = 1
+    SGD(layer, lr=0.1, weight_decay=0.5).step()
+    assert layer.bias.data.item() == pytest.approx(0.9)
+
+
 def test_sgd_goes_down_a_valley():
     """f(w) = (w - 3)**2 from w = 1; a constant rate of 0.1 with momentum 0.9 needs about 100 steps."""
     model = Two()

@@ -152,6 +152,22 @@ def test_proposals_are_flipped_with_their_image(dataset):
     assert len({image.tobytes() for image in images}) > 6  # more than there are files: some are flipped
 
 
+def test_jittered_images_keep_their_objects_and_proposals(dataset):
+    """Fast R-CNN, section 2.4: an image may be larger or smaller; its boxes and proposals go with it."""
+    recipe = ObjectRecipe(SHORT.scale, images_per_step=30, scale_jitter=(0.5, 1.0, 1.4))
+    source = TrainingImages(dataset, recipe)
+    own = [example.target.boxes for example in source.examples]
+    images, targets, boxes = source.batch_with(own, np.random.default_rng(0))
+    assert len({image.shape for image in images}) == 3
+    height = source.examples[0].image.shape[0]
+    assert {image.shape[1] for image in images} == {round(height * factor) for factor in (0.5, 1.0, 1.4)}
+    for image, target, found in zip(images, targets, boxes, strict=True):
+        np.testing.assert_allclose(found, target.boxes, atol=1e-3)
+        assert (found >= 0).all() and (found[:, 2] <= image.shape[2]).all() and (found[:, 3] <= image.shape[1]).all()
+    as_they_are = TrainingImages(dataset, replace(recipe, scale_jitter=(1.0,)))
+    assert {image.shape[1] for image in as_they_are.batch(np.random.default_rng(0))[0]} == {height}
+
+
 def test_mirrored_by_hand():
     box = np.array([[1, 2, 4, 8]], np.float32)
     assert mirrored(box, (10, 20), (1,)).tolist() == [[16, 2, 19, 8]]

@@ -12,9 +12,9 @@ Girshick, "Fast R-CNN", ICCV 2015.
 In files of their own: the changes to a pre-trained network (section 2.2), surgery.py; several scales at test time
 (section 2.4), multi_scale.py; SVMs in place of the softmax (section 5.4), fast_rcnn_svm.py.
 
-Left out: VGG-16 and its ImageNet weights (backbones.py says what stands for them); the learning rate of biases, twice
-that of weights, and the decay of biases (nn/optim.py decays weights only); dropout between the fully connected layers;
-training at scales drawn at random.
+Left out: VGG-16 and its ImageNet weights (backbones.py says what stands for them); dropout between the fully connected
+layers. There, but not the default: twice the learning rate for biases, and their decay (`Schedule.bias_lr`,
+`decay_vectors`); training at scales drawn at random (`ObjectRecipe.scale_jitter`).
 
 Letters: R regions of interest (RoIs), K classes without background, C channels of the map, FH FW its size.
 """

@@ -13,7 +13,9 @@ points of mAP so with its smaller networks, for four times the time: convolution
 The canonical area is that of the pictures which the backbone was pre-trained on. For a trunk trained from nothing it
 is an argument: about the area of the objects that it saw most.
 
-Left out: training with a scale drawn at random for each image. Letters: R proposals, K classes, S scales.
+Training with a scale drawn at random for each image: `ObjectRecipe.scale_jitter`.
+
+Letters: R proposals, K classes, S scales.
 """
 
 from __future__ import annotations

@@ -17,24 +17,29 @@ class SGD:
         p <- p - lr * v
 
     Weight decay is left out for biases and other vectors: shrinking them does not make a model simpler.
-    (FaceCraft's text, section 4.2, only names one factor, 5e-4.)
+    (FaceCraft's text, section 4.2, only names one factor, 5e-4.) decay_vectors: shrink them too.
+    bias_lr: what the rate of biases is multiplied by. Fast R-CNN, section 2.3, has 2, and decays biases as well.
     """
 
-    def __init__(self, model: Module, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4) -> None:
+    def __init__(
+        self, model: Module, lr: float, momentum: float = 0.9, weight_decay: float = 5e-4, bias_lr: float = 1.0,
+        decay_vectors: bool = False,
+    ) -> None:
         self.parameters = dict(model.named_parameters())
         self.velocity = {name: np.zeros_like(p.data) for name, p in self.parameters.items()}
         self.lr, self.momentum, self.weight_decay = lr, momentum, weight_decay
+        self.bias_lr, self.decay_vectors = bias_lr, decay_vectors
 
     def step(self) -> None:
         """Move every parameter that has a gradient."""
         for name, p in self.parameters.items():
             if p.grad is None:
                 continue
-            g = p.grad + self.weight_decay * p.data if p.ndim > 1 else p.grad
+            g = p.grad + self.weight_decay * p.data if p.ndim > 1 or self.decay_vectors else p.grad
             v = self.velocity[name]
             v *= self.momentum
             v += g
-            p.data -= self.lr * v
+            p.data -= self.lr * (self.bias_lr if is_bias(name) else 1.0) * v
 
     def zero_grad(self) -> None:
         for p in self.parameters.values():
@@ -51,6 +56,11 @@ class SGD:
             if state[name].shape != v.shape:
                 raise ValueError(f"{source}: momentum of {name} has shape {state[name].shape}, not {v.shape}")
             v[...] = state[name]
+
+
+def is_bias(name: str) -> bool:
+    """Whether a parameter of this name is a layer's bias: "head.fc6.bias"."""
+    return name.rpartition(".")[2] == "bias"
 
 
 def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> float:

@@ -30,7 +30,7 @@ Losses = Callable[[np.random.Generator], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: see `scheduled_lr` for lr, warm_up and drops."""
+    """How long and how fast: see `scheduled_lr` for lr, warm_up and drops, `SGD` for bias_lr and decay_vectors."""
 
     steps: int
     lr: float = 0.02
@@ -39,6 +39,8 @@ class Schedule:
     momentum: float = 0.9
     weight_decay: float = 5e-4
     max_norm: float = 5.0
+    bias_lr: float = 1.0
+    decay_vectors: bool = False
 
 
 def train_phase(
@@ -64,7 +66,9 @@ def train_phase(
     if final.exists():
         model.load_state_dict(load_arrays(final)[0], str(final))
         return
-    optimiser = SGD(model, schedule.lr, schedule.momentum, schedule.weight_decay)
+    optimiser = SGD(
+        model, schedule.lr, schedule.momentum, schedule.weight_decay, schedule.bias_lr, schedule.decay_vectors
+    )
     first = resume_from(checkpoint, model, optimiser, rng) if checkpoint.exists() else 0
     log = Log(folder / "log.jsonl", name, first)
     model.train()

@@ -21,6 +21,7 @@ from minidetect.data.objects import ObjectDataset, load_record
 from minidetect.detection.boxes import flip_horizontal
 from minidetect.detection.image_scale import ImageScale, box_factors, normalise
 from minidetect.detection.structures import Target
+from minidetect.kernels.resize import resize_image
 from minidetect.models.backbones import SMALL
 from minidetect.nn.checkpoint import write_atomically
 from minidetect.train.loop import Schedule
@@ -33,7 +34,9 @@ class ObjectRecipe:
     scale: how large the network sees an image. table: of the trunk, see `Backbone`.
     num_sides: sizes of anchors, spread over the sizes of the objects; ratios: their heights by their widths.
     images_per_step: 2 in Fast R-CNN, 1 in Faster R-CNN. vertical_flips: also turn images upside down, where that makes
-    sense (cells do not know up from down; dogs do). schedule: see `train.loop.Schedule`.
+    sense (cells do not know up from down; dogs do). scale_jitter: by one of these factors each image is made larger or
+    smaller, at random (Fast R-CNN, section 2.4, trains so for several scales: multi_scale.py).
+    schedule: see `train.loop.Schedule`.
     """
 
     scale: ImageScale = ImageScale(480, 800)
@@ -42,6 +45,7 @@ class ObjectRecipe:
     ratios: tuple[float, ...] = (0.5, 1.0, 2.0)
     images_per_step: int = 2
     vertical_flips: bool = False
+    scale_jitter: tuple[float, ...] = (1.0,)
     schedule: Schedule = field(
         default_factory=lambda: Schedule(steps=3000, lr=0.01, warm_up=100, drops=(0.7, 0.9), max_norm=10.0)
     )
@@ -122,8 +126,19 @@ def flipped(example: Example, axis: int) -> Example:
     return Example(np.ascontiguousarray(np.flip(image, axis)), target._replace(boxes=boxes, ignore=ignore))
 
 
+def rescaled(example: Example, factor: float) -> Example:
+    """Larger or smaller, by about `factor`: each side has a whole number of pixels."""
+    size = tuple(max(1, round(side * factor)) for side in example.image.shape[:2])
+    image, target = resize_image(example.image, size), example.target
+    factors = box_factors(example.image.shape, image.shape)
+    return Example(image, target._replace(boxes=target.boxes * factors, ignore=target.ignore * factors))
+
+
 class TrainingImages:
-    """Draws the images of a step: a few of the training's, each mirrored or not. dataset, recipe: see above."""
+    """Draws the images of a step: a few of the training's, each mirrored or not, larger or smaller or not.
+
+    dataset, recipe: see above.
+    """
 
     def __init__(self, dataset: ObjectDataset, recipe: ObjectRecipe) -> None:
         self.examples = load_examples(dataset, recipe.scale)
@@ -137,7 +152,10 @@ class TrainingImages:
             axes = (1,) if rng.random() < 0.5 else ()
             if self.recipe.vertical_flips and rng.random() < 0.5:
                 axes += (0,)
-            example = self.examples[i]
+            example, jitter = self.examples[i], self.recipe.scale_jitter
+            factor = jitter[rng.integers(len(jitter))] if len(jitter) > 1 else jitter[0]
+            if factor != 1:
+                example = rescaled(example, factor)
             for axis in axes:
                 example = flipped(example, axis)
             yield int(i), axes, example
@@ -150,12 +168,16 @@ class TrainingImages:
     def batch_with(
         self, proposals: Sequence[np.ndarray], rng: np.random.Generator
     ) -> tuple[list[np.ndarray], list[Target], list[np.ndarray]]:
-        """A batch and its images' proposals, flipped like them. proposals: one (R, 4) an image of the training."""
+        """A batch and its images' proposals, resized and flipped like them.
+
+        proposals: one (R, 4) an image of the training.
+        """
         images, targets, boxes = [], [], []
         for i, axes, example in self.draw(rng):
             images.append(self.normalised(example.image))
             targets.append(example.target)
-            boxes.append(mirrored(proposals[i], example.image.shape[:2], axes))
+            resized = proposals[i] * box_factors(self.examples[i].image.shape, example.image.shape)
+            boxes.append(mirrored(resized, example.image.shape[:2], axes))
         return images, targets, boxes
 
     def normalised(self, image: np.ndarray) -> np.ndarray:
