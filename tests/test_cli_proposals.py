@@ -19,7 +19,10 @@ from minidetect.data.proposals import load_proposals, save_proposals, searched_p
 from minidetect.data.voc import write_voc
 from minidetect.detection.image_scale import ImageScale
 from minidetect.detection.selective_search import search_at_scale, selective_search
+from minidetect.detection.structures import Detections
 from minidetect.kernels.iou import iou_matrix
+from minidetect.models.backbones import Backbone
+from minidetect.models.fast_rcnn import FastRCNN
 from minidetect.models.mobilenet import MEAN_COLOUR, MobileNet
 from minidetect.models.rcnn import RCNN, CropNet
 from minidetect.models.surgery import fast_rcnn_from
@@ -235,3 +238,27 @@ def test_options_that_would_do_nothing_are_refused(voc, runs, tmp_path, capsys):
         assert done.code == 2 and done.out == "" and len(done.err) == 1 and words in done.err[0], done.err
     with pytest.raises(ValueError, match="knows disc, square"):
         minidetect.load(weights, thorough=True)
+
+
+def test_proposals_are_scaled_to_what_the_network_sees(rng):
+    """A photo of twice the network's size: its proposals are halved on the way in, the detections doubled back."""
+    detector = ObjectDetector(
+        FastRCNN(2, rng, Backbone(rng, ((8, 2), (8, 2))), features=16), ("disc", "square"), np.full(3, 110, np.float32),
+        ImageScale(60, 100),
+    )  # fmt: skip
+    seen = []
+
+    class Told:
+        def detect(self, images, proposals):
+            seen.append((images[0].shape, proposals[0]))
+            return [Detections(proposals[0][:1], np.ones(1, np.float32), np.ones(1, np.int64))]
+
+    detector.fused = Told()
+    image = rng.integers(0, 256, (120, 160, 3), dtype=np.uint8)
+    image[20:90, 30:100] = 250
+    own = detector.proposals(image)
+    found = detector.detect_one(image)
+    ((shape, boxes),) = seen
+    assert shape == (3, 60, 80) and len(boxes) > 1
+    np.testing.assert_allclose(boxes, own / 2, atol=1e-4)
+    np.testing.assert_allclose(found.boxes, own[:1], atol=1e-4)

@@ -33,6 +33,15 @@ def near_and_away(target, rng, size=(96, 96)) -> np.ndarray:
     return np.clip(found, 0, np.tile(size[::-1], 2)).astype(np.float32)
 
 
+def test_svms_do_not_learn_from_ignore_regions():
+    """Three boxes of background, of which the ignore region covers one: it must not be among the negatives."""
+    target = make_target(np.array([[0, 0, 10, 10]], np.float32), ignore=np.array([[50, 50, 70, 70]], np.float32))
+    found = np.array([[30, 0, 40, 10], [52, 52, 68, 68], [0, 40, 10, 50]], np.float32)
+    fitted = mine_svms(lambda i, boxes: boxes, [target], [found], 1, rng_of(0), evict_below=-np.inf)
+    negatives = fitted.miners[0].negatives / fitted.scale
+    np.testing.assert_allclose(negatives, found[[0, 2]], rtol=1e-5)
+
+
 class Miniature:
     """A Fast R-CNN of a few seconds on drawn scenes, its trunk prepared on patches, and SVMs on its features."""
 

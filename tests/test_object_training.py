@@ -11,7 +11,8 @@ from test_cli_objects import draw_objects
 from minidetect.autograd import Tensor
 from minidetect.data.objects import ObjectDataset
 from minidetect.detection.image_scale import ImageScale
-from minidetect.train import objects
+from minidetect.models.rcnn import RCNN, CropNet, Windows
+from minidetect.train import objects, rcnn
 from minidetect.train.loop import Schedule
 from minidetect.train.object_images import ObjectRecipe, TrainingImages, mirrored
 from minidetect.train.objects import (
@@ -166,6 +167,52 @@ def test_jittered_images_keep_their_objects_and_proposals(dataset):
         assert (found >= 0).all() and (found[:, 2] <= image.shape[2]).all() and (found[:, 3] <= image.shape[1]).all()
     as_they_are = TrainingImages(dataset, replace(recipe, scale_jitter=(1.0,)))
     assert {image.shape[1] for image in as_they_are.batch(np.random.default_rng(0))[0]} == {height}
+
+
+class Seen(Exception):
+    """Raised by a test's stand-in, with what it was given: the rest of the training does not matter."""
+
+
+def given_to(monkeypatch, owner, name) -> None:
+    def tell(*args):
+        raise Seen(args)
+
+    monkeypatch.setattr(owner, name, tell)
+
+
+def test_given_proposals_are_seen_at_the_networks_size(dataset, tmp_path, monkeypatch):
+    """The images are halved here, and so must the boxes be."""
+    half = replace(SHORT, scale=ImageScale(45, 75))
+    assert {half.scale.factor(record.size) for record in dataset.records} == {0.5}
+    boxes = [np.array([[4, 8, 40 + i, 60]], np.float32) for i in range(len(dataset))]
+    given_to(monkeypatch, TrainingImages, "batch_with")
+    with pytest.raises(Seen) as seen:
+        train_fast_rcnn(dataset, boxes, tmp_path / "fast", half, progress=False)
+    for got, own in zip(seen.value.args[0][1], boxes, strict=True):
+        np.testing.assert_allclose(got, own / 2)
+    given_to(monkeypatch, rcnn, "label_windows")
+    with pytest.raises(Seen) as seen:
+        train_rcnn(dataset, boxes, tmp_path / "rcnn", half, progress=False)
+    for got, own in zip(seen.value.args[0][0], boxes, strict=True):
+        np.testing.assert_allclose(got, own / 2)
+
+
+def test_about_half_of_the_crops_are_mirrored(rng, monkeypatch):
+    model = RCNN(2, rng, side=32)
+    image = rng.normal(0, 1, (3, 60, 80)).astype(np.float32)
+    boxes = np.array([[x, 5, x + 20, 40] for x in range(40)], np.float32)
+    windows = Windows(np.zeros(40, np.int64), boxes, np.ones(40, np.int64))
+    plain = model.window_crops([image], windows)
+    given_to(monkeypatch, CropNet, "losses")
+    for vertical in (False, True):
+        with pytest.raises(Seen) as seen:
+            rcnn.flipped_losses(model, [image], windows, vertical, np.random.default_rng(0))
+        crops = seen.value.args[0][1]
+        ways = {"as it was": plain, "mirrored": plain[..., ::-1]}
+        if vertical:
+            ways |= {"upside down": plain[:, :, ::-1], "both": plain[:, :, ::-1, ::-1]}
+        counts = {name: sum(map(np.array_equal, crops, way)) for name, way in ways.items()}
+        assert sum(counts.values()) == 40 and min(counts.values()) >= 3, counts
 
 
 def test_mirrored_by_hand():
