@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--control", action="store_true", default=nothing, help="facecraft: also train the separate nets on"
     )
-    p.add_argument("--short-side", type=positive_int, default=nothing, metavar="PX", help=SHORT_SIDE)
+    p.add_argument("--short-side", type=image_side, default=nothing, metavar="PX", help=SHORT_SIDE)
     p.add_argument(
         "--vertical-flips", action="store_true", default=nothing, help="objects: images may stand on their heads"
     )
@@ -76,7 +76,7 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("anchors", help="how well anchors would cover the boxes of a folder of yours")
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     p.add_argument("--split", default="train", metavar="NAME", help="(default: train)")
-    p.add_argument("--short-side", type=positive_int, default=480, metavar="PX", help=SHORT_SIDE)
+    p.add_argument("--short-side", type=image_side, default=480, metavar="PX", help=SHORT_SIDE)
     p.add_argument("--sides", type=positive_float, nargs="+", metavar="PX", help="of the anchors (default: fitted)")
 
     commands.add_parser("models", help="what ships with the package")
@@ -123,6 +123,13 @@ def positive_float(text: str) -> float:
     if not 0 < value < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
+
+
+def image_side(text: str) -> int:
+    """Two cells of a map of stride 16: batch norm needs more than one to train."""
+    if not (text.isascii() and text.isdigit()) or int(text) < 32:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of pixels, at least 32")
+    return int(text)
 
 
 def face_size(text: str) -> float:

@@ -11,7 +11,7 @@ see data/folders.py.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +22,7 @@ from minidetect.data.images import image_size
 from minidetect.data.proposals import searched_proposals
 from minidetect.data.wider_face import read_wider
 from minidetect.models.facecraft import Cascade
+from minidetect.nn.checkpoint import write_atomically
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun
 from minidetect.train.loop import Schedule, read_log
 from minidetect.train.object_images import ObjectRecipe, check_same_run
@@ -128,13 +129,23 @@ def run_recipe(
     check(data)
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise ValueError(f"{out} is not empty: continue its run with --resume, or choose another folder")
-    changing = [f"{key}={value}" for key, value in sorted(options.items()) if key not in ("check_nan", "control")]
-    settings_file, settings = out / "settings.txt", " ".join([name, f"seed={seed}", f"steps={steps}", *changing])
-    if settings_file.exists() and settings_file.read_text() != settings:
-        raise ValueError(f"{out} holds a run of {settings_file.read_text()!r}, which this is not: {settings!r}")
+    settings_file, settings = out / "settings.txt", settings_of(name, seed, steps, options)
+    if settings_file.exists():
+        if settings_file.read_text() != settings:
+            raise ValueError(f"{out} holds a run of {settings_file.read_text()!r}, which this is not: {settings!r}")
+    elif out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"{out} holds files, but no run (there is no {settings_file.name}): choose another folder")
     out.mkdir(parents=True, exist_ok=True)
-    settings_file.write_text(settings)
+    write_atomically(settings_file, lambda stream: stream.write(settings.encode()))
     return recipe(data, out, seed=seed, steps=steps, **options)
+
+
+def settings_of(name: str, seed: int, steps: int | None, options: Mapping[str, bool | int]) -> str:
+    """What makes a run the one it is, defaults written out, so that it goes on however they were given."""
+    defaults = {key: p.default for key, p in inspect.signature(RECIPES[name][1]).parameters.items()}
+    free = ("data", "out", "seed", "steps", "check_nan", "control")  # told apart, or changing no phase's weights
+    changing = [f"{key}={value}" for key, value in sorted((defaults | dict(options)).items()) if key not in free]
+    return " ".join([name, f"seed={seed}", f"steps={steps}", *changing])
 
 
 def check_faces(data: Path) -> None:

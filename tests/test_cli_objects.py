@@ -20,7 +20,7 @@ from minidetect.data.objects import ObjectDataset, ObjectRecord
 from minidetect.data.voc import write_voc
 from minidetect.detection.structures import make_target
 from minidetect.nn.checkpoint import load_arrays, save_arrays
-from minidetect.recipes import run_recipe
+from minidetect.recipes import run_recipe, settings_of
 from minidetect.train.loop import Schedule
 from minidetect.train.object_images import ObjectRecipe, anchor_sides, flipped, load_examples
 from minidetect.train.objects import train_faster_rcnn
@@ -153,6 +153,13 @@ def test_a_finished_run_is_continued_and_another_one_refused(voc, trained, capsy
     assert "not empty" in run(capsys, *again, "--short-side", 90).err[0]
     assert "which this is not" in run(capsys, *again, "--short-side", 80, "--resume").err[0]
     assert "no --control" in run(capsys, *again, "--control", "--resume").err[0]
+    assert "at least 32" in run(capsys, *again, "--short-side", 5, "--resume").err[-1]
+
+
+def test_a_default_may_be_written_out_when_a_run_goes_on():
+    told = settings_of("faster-rcnn", 0, None, {"short_side": 480, "check_nan": True})
+    assert told == settings_of("faster-rcnn", 0, None, {"vertical_flips": False})
+    assert told != settings_of("faster-rcnn", 0, None, {"vertical_flips": True})
 
 
 def test_what_is_asked_wrongly(voc, trained, tmp_path, capsys):

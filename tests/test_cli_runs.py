@@ -136,6 +136,7 @@ def test_what_is_asked_wrongly(data, tmp_path, capsys):
     for arguments, reason in {
         ("train", "gan", "--data", data, "--out", tmp_path / "new"): "there are: facecraft",
         (*train, tmp_path / "full"): "is not empty",
+        (*train, tmp_path / "full", "--resume"): "holds files, but no run",
         (*train, tmp_path / "full" / "thesis.txt"): "thesis.txt: ",
         (*train, tmp_path / "new", "--steps", 0): "at least 1",
         (*train, tmp_path / "new", "--seed", -1): "at least 0",
