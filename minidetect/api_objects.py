@@ -31,6 +31,7 @@ from minidetect.models.mobilenet import MobileNet
 from minidetect.models.rcnn import RCNN, CropNet
 from minidetect.nn.checkpoint import save_arrays
 from minidetect.nn.fuse import fuse
+from minidetect.nn.layers import Linear
 
 ObjectModel = FasterRCNN | FastRCNN | RCNN
 # What a detector keeps of its model's settings, beside the sizes of its layers.
@@ -112,8 +113,15 @@ class ObjectDetector:
 
 
 def save_objects(detector: ObjectDetector, path: str | Path, training: Mapping) -> None:
-    """Write a detector so that `minidetect.load` can read it. training: JSON-able facts about how it was made."""
+    """Write a detector so that `minidetect.load` can read it. training: JSON-able facts about how it was made.
+
+    Raises ValueError for a model that a file cannot describe: a head with truncated layers, RoI warping.
+    """
     model, kind = detector.model, type(detector.model).__name__
+    is_truncated = not isinstance(model, RCNN) and not isinstance(model.head.fc7, Linear)
+    if kind not in SETTINGS or is_truncated:
+        told = f"{kind}{' with truncated layers' * is_truncated}"
+        raise ValueError(f"a {told} cannot be saved as a detector; what can: {', '.join(SETTINGS)}, with whole layers")
     arguments = {
         "classes": list(detector.classes),
         "mean_colour": [float(v) for v in detector.mean_colour],

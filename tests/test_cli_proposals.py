@@ -17,6 +17,7 @@ from minidetect.data.folders import read_objects
 from minidetect.data.objects import ObjectDataset, load_record
 from minidetect.data.proposals import load_proposals, save_proposals, searched_proposals
 from minidetect.data.voc import write_voc
+from minidetect.detection.anchors import AnchorGrid
 from minidetect.detection.image_scale import ImageScale
 from minidetect.detection.selective_search import search_at_scale, selective_search
 from minidetect.detection.structures import Detections
@@ -25,6 +26,7 @@ from minidetect.models.backbones import Backbone
 from minidetect.models.fast_rcnn import FastRCNN
 from minidetect.models.mobilenet import MEAN_COLOUR, MobileNet
 from minidetect.models.rcnn import RCNN, CropNet
+from minidetect.models.roi_warped import WarpedFasterRCNN
 from minidetect.models.surgery import fast_rcnn_from
 from minidetect.recipes import run_recipe
 
@@ -238,6 +240,18 @@ def test_options_that_would_do_nothing_are_refused(voc, runs, tmp_path, capsys):
         assert done.code == 2 and done.out == "" and len(done.err) == 1 and words in done.err[0], done.err
     with pytest.raises(ValueError, match="knows disc, square"):
         minidetect.load(weights, thorough=True)
+
+
+def test_what_a_file_cannot_describe_is_not_saved(rng, tmp_path):
+    grid, trunk = AnchorGrid(4, (20.0,)), ((8, 2), (8, 2))
+    warped = WarpedFasterRCNN(2, rng, grid, Backbone(rng, trunk), features=16)
+    thin = FastRCNN(2, rng, Backbone(rng, trunk), features=16)
+    thin.head = thin.head.truncated(4, 4)
+    for model, word in ((warped, "a WarpedFasterRCNN cannot"), (thin, "truncated layers cannot")):
+        detector = ObjectDetector(model, ("disc", "square"), np.zeros(3, np.float32), ImageScale(60, 100))
+        with pytest.raises(ValueError, match=word):
+            save_objects(detector, tmp_path / "model.npz", {})
+    assert not list(tmp_path.iterdir())
 
 
 def test_proposals_are_scaled_to_what_the_network_sees(rng):
