@@ -24,6 +24,7 @@ from minidetect.api_objects import ObjectDetector
 from minidetect.data.folders import read_objects
 from minidetect.data.objects import ObjectDataset, load_record
 from minidetect.data.proposals import searched_proposals
+from minidetect.detection.boxes import area
 from minidetect.detection.image_scale import ImageScale, box_factors, normalise
 from minidetect.detection.structures import Detections
 from minidetect.detection.svm import LinearSVM
@@ -38,8 +39,7 @@ Detect = Callable[[np.ndarray, np.ndarray], Detections]  # an image (H, W, 3) ui
 
 def middling_area(source: TrainingImages) -> float:
     """The median area of the training's objects as the network sees them, in square pixels."""
-    boxes = np.concatenate([example.target.boxes for example in source.examples])
-    return float(np.median((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])))
+    return float(np.median(area(np.concatenate([example.target.boxes for example in source.examples]))))
 
 
 def svm_detector(detector: ObjectDetector, dataset: ObjectDataset, source: TrainingImages, proposals: list, c: float,
@@ -63,13 +63,13 @@ def variants(
     detector: ObjectDetector, train: ObjectDataset, proposals: list, factors: list[float], c: float, seed: int
 ) -> dict[str, Detect]:
     source, model = TrainingImages(train, ObjectRecipe(detector.scale)), fuse(detector.model)
-    area, scale = middling_area(source), detector.scale
+    middling, scale = middling_area(source), detector.scale
     pyramid = [ImageScale(round(scale.short_side * f), round(scale.longest * f)) for f in factors]
     mean, rng = detector.mean_colour, np.random.default_rng(seed)
-    print(f"objects of about {area**0.5:.0f} pixels; short sides {[level.short_side for level in pyramid]}")
+    print(f"objects of about {middling**0.5:.0f} pixels; short sides {[level.short_side for level in pyramid]}")
     return {
-        "one scale, softmax": lambda image, boxes: detect_at_scales(model, image, boxes, mean, [scale], area),
-        "several scales, softmax": lambda image, boxes: detect_at_scales(model, image, boxes, mean, pyramid, area),
+        "one scale, softmax": lambda image, boxes: detect_at_scales(model, image, boxes, mean, [scale], middling),
+        "several scales, softmax": lambda image, boxes: detect_at_scales(model, image, boxes, mean, pyramid, middling),
         "one scale, SVMs": svm_detector(detector, train, source, proposals, c, rng),
     }
 

@@ -52,7 +52,7 @@ def wider_faces(data: Path, split: str) -> ObjectDataset:
 
 
 class FaceFinder:
-    """A trained Faster R-CNN as the face benchmarks call it."""
+    """A trained Faster R-CNN as the face benchmarks call it; `min_face` is the cascades', and changes nothing here."""
 
     def __init__(self, trained: TrainedObjects) -> None:
         trained.model.min_score, trained.model.most = 0.01, 300  # a whole curve, and crowds

@@ -174,7 +174,7 @@ class Seen(Exception):
 
 
 def given_to(monkeypatch, owner, name) -> None:
-    def tell(*args):
+    def tell(*args, **settings):
         raise Seen(args)
 
     monkeypatch.setattr(owner, name, tell)
@@ -195,6 +195,20 @@ def test_given_proposals_are_seen_at_the_networks_size(dataset, tmp_path, monkey
         train_rcnn(dataset, boxes, tmp_path / "rcnn", half, progress=False)
     for got, own in zip(seen.value.args[0][0], boxes, strict=True):
         np.testing.assert_allclose(got, own / 2)
+
+
+def test_fine_tuning_begins_with_the_weights_of_another_task(dataset, rng, tmp_path, monkeypatch):
+    """R-CNN, section 2.3: only the classifier is new, one row for each of this task's classes and the background."""
+    warm = CropNet(5, rng, side=32)
+    before = {key: array.copy() for key, array in warm.state_dict().items()}
+    given_to(monkeypatch, rcnn, "train_phase")
+    boxes = [np.array([[0, 0, 30, 30]], np.float32)] * len(dataset)
+    with pytest.raises(Seen) as seen:
+        train_rcnn(dataset, boxes, tmp_path, SHORT, warm=warm, progress=False)
+    begun = seen.value.args[0][1].state_dict()
+    assert begun["logits.weight"].shape[0] == len(dataset.classes) + 1
+    kept = [key for key in before if not key.startswith("logits")]
+    assert len(kept) > 10 and all(np.array_equal(begun[key], before[key]) for key in kept)
 
 
 def test_about_half_of_the_crops_are_mirrored(rng, monkeypatch):

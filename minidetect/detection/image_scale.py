@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidetect.kernels.iou import as_boxes
+from minidetect.detection.boxes import area
 from minidetect.kernels.patches import image_planes
 from minidetect.kernels.resize import resize_image
 
@@ -56,6 +56,4 @@ def assign_scales(
     canonical_area: in square pixels of the scaled image, of the objects that a network of one's own knows best. Of two
     scales that are equally near, the first is taken.
     """
-    boxes = as_boxes(boxes)
-    area = (boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])
-    return np.abs(area[:, None] * np.square(factors) - canonical_area).argmin(axis=1)
+    return np.abs(area(boxes)[:, None] * np.square(factors) - canonical_area).argmin(axis=1)

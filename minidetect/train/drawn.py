@@ -10,7 +10,7 @@ Letters: N scenes or patches, S side of a patch, G objects of a scene.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,12 +22,12 @@ from minidetect.detection.structures import Detections, Target
 from minidetect.evaluate.average_precision import evaluate_detections
 from minidetect.models.rcnn import CropNet
 from minidetect.nn.module import Module
-from minidetect.nn.optim import SGD, clip_gradients, scheduled_lr
+from minidetect.nn.optim import SGD, scheduled_lr
+from minidetect.train.loop import Losses, train_step
 from minidetect.train.object_images import mirrored
 
 MEAN_COLOUR = np.full(3, 110.0, np.float32)  # about what drawn scenes have
 TEST_BANK = 777  # sprites that no training has seen
-Losses = Callable[[np.random.Generator], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -82,11 +82,10 @@ def train_steps(
     for step in range(steps):
         optimiser.lr = scheduled_lr(step, steps, lr, warm_up, drops)
         optimiser.zero_grad()
-        terms = losses(rng)
-        sum(terms.values(), start=Tensor(np.float32(0))).backward()
-        norm = clip_gradients(model.parameters(), max_norm)
+        values = train_step(model, losses, rng, max_norm, step, check_nan=False)
         optimiser.step()
-        log.append({name: term.item() for name, term in terms.items()} | {"norm": norm})
+        del values["loss"]  # the sum of the others
+        log.append(values)
     model.train(False)
     return log
 

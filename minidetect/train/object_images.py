@@ -18,7 +18,7 @@ from typing import NamedTuple
 import numpy as np
 
 from minidetect.data.objects import ObjectDataset, load_record
-from minidetect.detection.boxes import flip_horizontal
+from minidetect.detection.boxes import area, flip_horizontal
 from minidetect.detection.image_scale import ImageScale, box_factors, normalise
 from minidetect.detection.structures import Target
 from minidetect.kernels.resize import resize_image
@@ -106,7 +106,7 @@ def anchor_sides(targets: Sequence[Target], num: int, rounds: int = 50) -> tuple
     labels = np.concatenate([np.zeros(0, np.int64), *(target.labels for target in targets)])
     if len(boxes) == 0:
         raise ValueError("there is no object in the training images")
-    sizes = np.log((boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1])) / 2
+    sizes = np.log(area(boxes)) / 2
     weights = 1 / np.bincount(labels)[labels]
     order = np.argsort(sizes)
     rank = np.cumsum(weights[order]) / weights.sum()
