@@ -1,9 +1,9 @@
-"""FaceCraft's test pipeline: how fast, what each stage keeps, and response map pooling against NMS.
+"""A cascade's test pipeline: how fast, what each stage keeps, and response map pooling against NMS.
 
     python benchmarks/facecraft_pipeline.py [--model NAME_OR_PATH] [--data DIR] [--repeat N]
 
 Prints
-    the median time of a 640 x 480 picture at min-face 24 on one thread (FaceCraft, section 6.5: 100 ms)
+    the median time of pictures of 640 x 480 and 800 x 600 at min-face 24 on one thread (FaceCraft, section 6.5: 100 ms)
     survivors and share of time per stage (section 4.3: about 1000 after stage one, dozens after stage two,
         half of the time in the later stages)
     FC-M4: recall of stage one and its time with response map pooling (blocks, sliding), with NMS 0.5 on
@@ -35,20 +35,20 @@ from minidetect.evaluate.runs import at_threshold, sum_reports  # noqa: E402
 from minidetect.kernels.iou import iou_matrix  # noqa: E402
 from minidetect.kernels.nms import nms  # noqa: E402
 from minidetect.kernels.response_map import response_map_pool  # noqa: E402
-from minidetect.models.facecraft_pipeline import Pipeline  # noqa: E402
+from minidetect.models.cascade_pipeline import Pipeline  # noqa: E402
 
 MIN_FACE = 24.0
 
 
-def vga_time(model: Pipeline, repeat: int) -> None:
-    image = draw_crowd(size=(480, 640)).image
+def picture_time(model: Pipeline, size: tuple[int, int], repeat: int) -> None:
+    image = draw_crowd(size=size).image
     model.detect_with_report(image, MIN_FACE)  # compiles
     seconds, reports = [], []
     for _ in range(repeat):
         start = time.perf_counter()
         reports.append(model.detect_with_report(image, MIN_FACE)[1])
         seconds.append(time.perf_counter() - start)
-    print(f"640 x 480, min-face 24, one thread: median {np.median(seconds) * 1000:.1f} ms of {repeat} "
+    print(f"{size[1]} x {size[0]}, min-face 24, one thread: median {np.median(seconds) * 1000:.1f} ms of {repeat} "
           f"(fastest {min(seconds) * 1000:.1f})")
     print_stages(sum_reports(reports), repeat)
 
@@ -138,7 +138,8 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=30)
     arguments = parser.parse_args()
     model = minidetect.load(arguments.model).pipeline
-    vga_time(model, arguments.repeat)
+    for size in ((480, 640), (600, 800)):
+        picture_time(model, size, arguments.repeat)
     if arguments.data:
         photos = list(photos_with_targets(arguments.data))
         stages_on_photos(model, photos)

@@ -14,7 +14,9 @@ import numpy as np
 
 from minidetect.autograd import Tensor
 from minidetect.benchmark.peers import Peers
-from minidetect.models.facecraft import SIZES, ConvStack, JointCascade
+from minidetect.models.cascade import ConvStack
+from minidetect.models.cascade_pipeline import SIZES
+from minidetect.models.facecraft import JointCascade
 from minidetect.nn.optim import SGD, clip_gradients
 
 BATCH, RATE, MOMENTUM, DECAY, MAX_NORM = 128, 1e-5, 0.9, 5e-4, 5.0

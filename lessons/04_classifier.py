@@ -23,7 +23,8 @@ from minidetect.checks import lesson_04 as check
 from minidetect.data.synthetic import draw_patches
 from minidetect.data.synthetic.sprites import HARD_NEGATIVES
 from minidetect.detection.losses import cross_entropy as library_cross_entropy
-from minidetect.models.facecraft import TABLES, ConvStack, ProposalNet
+from minidetect.models.cascade import ConvStack, ProposalNet
+from minidetect.models.facecraft import TABLES
 from minidetect.nn.layers import Conv2d, Linear
 from minidetect.nn.module import Module
 from minidetect.nn.normalize import BatchNorm2d

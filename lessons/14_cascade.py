@@ -40,8 +40,9 @@ from minidetect.kernels.response_map import response_map_pool
 from minidetect.kernels.threads import set_num_threads
 
 # %%
-from minidetect.models.facecraft import TABLES, ProposalNet
-from minidetect.models.facecraft_pipeline import face_probability
+from minidetect.models.cascade import ProposalNet
+from minidetect.models.cascade_pipeline import face_probability
+from minidetect.models.facecraft import TABLES
 from minidetect.nn.optim import SGD, scheduled_lr
 from minidetect.ops.conv import conv2d
 from minidetect.teach import Lesson
@@ -134,7 +135,7 @@ def cut_windows(image, side, stride):
 def faces_by_x12(pixels):
     """(N, H, W, 3), 0 to 255 -> P(face), (N, PH, PW)."""
     with no_grad():  # logits (N, 2, PH, PW): one for "no face", one for "face"
-        logits, _ = model.x12.maps(model.x12.features(model.normalise(pixels)))
+        logits = model.x12.maps(model.x12.features(model.normalise(pixels))).logits
     return face_probability(logits.data[:, 0], logits.data[:, 1])
 
 
@@ -414,7 +415,7 @@ print("microseconds for a window:", np.round(costs * 1e6, 2))
 # again.
 #
 # For the shares, take the pipeline as the paper describes it. The shipped one has two further sieves, suppression
-# between the stages and a "second look" into x12's maps (`models/facecraft_pipeline.py`), which we switch off for this.
+# between the stages and a "second look" into x12's maps (`models/cascade_pipeline.py`), which we switch off for this.
 
 # %%
 as_paper = copy.copy(pipeline)
@@ -920,7 +921,7 @@ lesson.claim(
 # - compute what a cascade costs from its stages' costs and pass shares, and see which stage is worth improving;
 # - choose a stage's threshold from faces that were not trained on, and compare two stages fairly: at equal recall.
 #
-# In the library: `models/facecraft_pipeline.py` (`propose`, `map_boxes`, `refine`), `detection/pyramid.py`,
+# In the library: `models/cascade_pipeline.py` (`propose`, `map_boxes`, `refine`), `detection/pyramid.py`,
 # `kernels/response_map.py`. Next: 15, where the three nets are trained as one.
 
 # %%

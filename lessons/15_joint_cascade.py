@@ -25,7 +25,8 @@ from minidetect.checks import lesson_15 as check
 from minidetect.data.synthetic import draw_patches
 from minidetect.data.synthetic.sprites import KINDS
 from minidetect.detection.losses import cross_entropy, multi_task_loss
-from minidetect.models.facecraft import SIZES, JointCascade, SeparateCascade
+from minidetect.models.cascade_pipeline import SIZES
+from minidetect.models.facecraft import JointCascade, SeparateCascade
 from minidetect.nn.optim import SGD, clip_gradients, scheduled_lr
 from minidetect.ops.pool import avg_pool2d
 from minidetect.ops.shape import flatten

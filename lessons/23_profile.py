@@ -340,7 +340,7 @@ lesson.reveal(guess, gains["in batches"])
 # %% [markdown]
 # **Step 2: fused nets.** `Cascade.fuse()` copies the weights into the order in which one kernel reads them, does
 # convolution, ReLU and pooling in one pass, and runs 16 patches side by side, one in each lane of the processor's
-# vectors (`models/facecraft_fused.py`). Behind the first layer of each net it also spares multiplications, by
+# vectors (`models/cascade_fused.py`). Behind the first layer of each net it also spares multiplications, by
 # Winograd's method: in the 3 x 3 layers of x24 and x48, nine outputs take 25 in place of 81; in x12's 5 x 5 layer,
 # four outputs of a column take 8 for 20 (`kernels/winograd.py`, `kernels/conv_points.py`). The sums are the same but
 # for rounding.
@@ -669,7 +669,7 @@ lesson.claim(
 # - count a net's multiply-adds and say how far it is from what the machine can do.
 #
 # In the library: `minidetect/benchmark/timing.py` (contests in turns, results verified first),
-# `minidetect/benchmark/machine.py` (the roofs), `models/facecraft_fused.py`, `benchmarks/facecraft_pipeline.py` (the
+# `minidetect/benchmark/machine.py` (the roofs), `models/cascade_fused.py`, `benchmarks/facecraft_pipeline.py` (the
 # same table on photos). Next: 24, what is still missing for the papers' own numbers.
 
 # %%

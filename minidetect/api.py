@@ -2,7 +2,8 @@
 
 Weights are .npz files with a `__meta__` entry: {"model": class name, "arguments": its constructor's,
 "training": how it was made}. Those that ship stand in `minidetect/weights`, a model card beside each. A model of
-several classes (api_objects.py) is loaded and asked in the same way.
+several classes (api_objects.py) is loaded and asked in the same way. Weights that others have published are read where
+they lie, as `mtcnn:FOLDER`, or made into such a file by `convert`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,15 @@ import numpy as np
 from minidetect.api_objects import SETTINGS, ObjectDetector, build_objects
 from minidetect.data.images import ImageSource, check_is_list, load_image
 from minidetect.detection.structures import Detections
-from minidetect.models.facecraft import Cascade, ConvStack, JointCascade, SeparateCascade, Table
+from minidetect.models.cascade import Cascade
+from minidetect.models.facecraft import JointCascade, SeparateCascade
+from minidetect.models.mtcnn import load_mtcnn
+from minidetect.models.multi_output_cascade import EndToEndCascade, MultiOutputCascade
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 WEIGHTS = Path(__file__).parent / "weights"
-MODELS = {"JointCascade": JointCascade, "SeparateCascade": SeparateCascade}
+PUBLISHED = {"mtcnn": load_mtcnn}  # readers of a folder of published weights, by what stands before the colon
+MODELS = {kind.__name__: kind for kind in (JointCascade, SeparateCascade, EndToEndCascade, MultiOutputCascade)}
 
 
 class Detector:
@@ -72,12 +77,16 @@ def shipped_models() -> list[ShippedModel]:
 def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Detector | ObjectDetector:
     """A detector by the name of a model that ships, or from a weights file of one's own training.
 
+    "mtcnn:FOLDER" is MTCNN with the weights that facenet-pytorch publishes, read without torch (models/mtcnn.py).
     A cascade gives a Detector of faces, R-CNN and its successors an ObjectDetector.
     thorough: only for faces; looks at twice as many boxes, takes half as long again, and finds a few more faces among
         the least certain ones (README, "Default or thorough").
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights, or for
     `thorough` with a model of objects.
     """
+    published = read_published(str(name_or_path))
+    if published is not None:
+        return Detector(published, str(name_or_path), {}, thorough)
     shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.npz"))}
     path = shipped.get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
@@ -92,6 +101,24 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
         return built
     built.load_state_dict(arrays, str(path))
     return Detector(built, str(name_or_path), meta.get("training", {}), thorough)
+
+
+def read_published(name: str) -> Cascade | None:
+    """The model behind a name such as "mtcnn:FOLDER", None for a name of any other form."""
+    kind, colon, folder = name.partition(":")
+    return PUBLISHED[kind](folder) if colon and kind in PUBLISHED else None
+
+
+def convert(name: str, path: str | Path) -> None:
+    """Write published weights, such as "mtcnn:FOLDER", as a file that `load` reads.
+
+    Raises ValueError for a name of another form, and as their reader does.
+    """
+    model = read_published(name)
+    if model is None:
+        forms = ", ".join(f"{kind}:FOLDER" for kind in PUBLISHED)
+        raise ValueError(f"{name!r}: weights that can be converted are given as {forms}")
+    save(model, path, {"converted from": name})
 
 
 def build(meta: object, path: Path, name: str) -> Cascade | ObjectDetector:
@@ -114,21 +141,5 @@ def build(meta: object, path: Path, name: str) -> Cascade | ObjectDetector:
 
 def save(model: Cascade, path: str | Path, training: Mapping) -> None:
     """Write a model so that `load` can read it. training: JSON-able facts about how it was made."""
-    arguments = {
-        "tables": [table_of(branch.stack) for branch in (model.x12, model.x24, model.x48)],
-        "thresholds": model.thresholds,
-        "nms_threshold": model.nms_threshold,
-        "stage_nms": model.stage_nms,
-        "second_look": model.second_look,
-        "levels_per_octave": model.levels_per_octave,
-        "response_pool": model.response_pool,
-        "max_proposals": model.max_proposals,
-    }
-    meta = {"model": type(model).__name__, "arguments": arguments, "training": dict(training)}
-    save_arrays(path, model.state_dict(), meta)
-
-
-def table_of(stack: ConvStack) -> Table:
-    """The rows (output channels, kernel, pooling) that a stack was made from."""
-    pairs = zip(stack.convs, stack.pools, strict=True)
-    return [(conv.weight.shape[0], conv.weight.shape[2], pool) for conv, pool in pairs]
+    meta = {"model": type(model).__name__, "arguments": model.arguments(), "training": dict(training)}
+    save_arrays(path, model.state_dict(), meta, compressed=True)

@@ -1,4 +1,4 @@
-"""The command line: minidetect demo | detect | train | evaluate | anchors | models | warmup | bench.
+"""The command line: minidetect demo | detect | train | evaluate | anchors | models | convert | warmup | bench.
 
 Exit codes: 0 all went well; 2 something given was unusable, with one line a problem on standard error; what
 could be used was worked on all the same.
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from minidetect.api import Detector
     from minidetect.api_objects import ObjectDetector
     from minidetect.detection.structures import Detections
-    from minidetect.models.facecraft_pipeline import StageReport
+    from minidetect.models.cascade_pipeline import StageReport
 
 SMALLEST_FACE = 24.0  # pixels
 
@@ -169,6 +169,17 @@ def models(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def convert(arguments: argparse.Namespace) -> int:
+    from minidetect.api import convert
+
+    if arguments.out.suffix != ".npz":
+        raise ValueError(f"{arguments.out}: the name of a weights file ends in .npz")
+    check_can_write(arguments.out)
+    convert(arguments.source, arguments.out)
+    print(f"wrote {arguments.out}")
+    return 0
+
+
 def warmup(arguments: argparse.Namespace) -> int:
     start = time.perf_counter()
     from minidetect.warmup import warm_up
@@ -236,5 +247,5 @@ def limit_threads(n: int) -> None:
 
 COMMANDS = {
     "demo": demo, "detect": detect, "train": train, "evaluate": evaluate, "anchors": anchors, "models": models,
-    "warmup": warmup, "bench": bench,
+    "convert": convert, "warmup": warmup, "bench": bench,
 }  # fmt: skip

@@ -14,8 +14,9 @@ from pathlib import Path
 from minidetect import __version__
 
 THOROUGH = "of faces: takes half as long again, for a few more faces among the least certain"
+BENCHMARKS = "landmarks: face crops with five points; objects: a folder of yours"
 SHORT_SIDE = "of images as the network sees them (default: 480)"
-MODEL_HELP = "one that ships (see `minidetect models`), or a weights file (default: facecraft)"
+MODEL_HELP = "one that ships (see `minidetect models`), a weights file, or mtcnn:DIR (default: facecraft)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -43,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stages", action="store_true", help="of faces: also what each stage kept, and its time")
 
     p = commands.add_parser("train", help="train a model")
-    p.add_argument("recipe", metavar="RECIPE", help="facecraft; for objects of your own faster-rcnn, fast-rcnn, rcnn")
+    p.add_argument("recipe", metavar="RECIPE", help="facecraft, multi-output; for objects faster-rcnn, fast-rcnn, rcnn")
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
     p.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default: 0)")
@@ -52,7 +53,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--check-nan", action="store_true", help="name the operation in which a NaN first appears")
     nothing = argparse.SUPPRESS  # a recipe is told only of options that were given, and refuses those it has not
     p.add_argument(
-        "--control", action="store_true", default=nothing, help="facecraft: also train the separate nets on"
+        "--control", action="store_true", default=nothing, help="faces: also train the separate nets on"
     )
     p.add_argument("--short-side", type=image_side, default=nothing, metavar="PX", help=SHORT_SIDE)
     p.add_argument(
@@ -61,7 +62,7 @@ def parser() -> argparse.ArgumentParser:
     add_threads(p)
 
     p = commands.add_parser("evaluate", help="measure a model on a benchmark")
-    p.add_argument("benchmark", choices=("fddb", "wider", "objects"), help="objects: a folder of yours")
+    p.add_argument("benchmark", choices=("fddb", "wider", "landmarks", "objects"), help=BENCHMARKS)
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
@@ -80,6 +81,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--sides", type=positive_float, nargs="+", metavar="PX", help="of the anchors (default: fitted)")
 
     commands.add_parser("models", help="what ships with the package")
+
+    p = commands.add_parser("convert", help="make a weights file of weights that others have published")
+    p.add_argument("source", metavar="mtcnn:DIR", help="a folder with pnet.pt, rnet.pt, onet.pt; needs no torch")
+    p.add_argument("out", type=Path, metavar="FILE.npz")
 
     p = commands.add_parser("warmup", help="compile now what a first detection would have to wait for")
     p.add_argument("--training", action="store_true", help="also what a training needs")

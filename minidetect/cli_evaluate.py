@@ -1,4 +1,4 @@
-"""The command `evaluate`: a model of faces on FDDB or WIDER FACE, a model of objects on a folder of one's own."""
+"""The command `evaluate`: a model of faces on FDDB, WIDER FACE or face crops; one of objects on your folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from minidetect.console import DETECTION_KERNELS, CompileNote, check_can_write, 
 
 if TYPE_CHECKING:
     from minidetect.evaluate.average_precision import Curve
-    from minidetect.models.facecraft_pipeline import Pipeline, StageReport
+    from minidetect.models.cascade_pipeline import Pipeline, StageReport
 
 SMALLEST = 20.0  # face, in pixels
 
@@ -25,6 +25,8 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
     if arguments.benchmark == "objects":
         return evaluate_objects(arguments)
     refuse(arguments, ["split"], "only for `evaluate objects`")
+    if arguments.benchmark == "landmarks":
+        return evaluate_landmarks(arguments)
     if arguments.detections:
         refuse(arguments, ["min_face", "thorough"], "not with --detections, which were found before")
     if arguments.benchmark == "wider" and arguments.detections:
@@ -38,6 +40,28 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         write_json(arguments.json, {**summary, "stages": [stage._asdict() for stage in stages]})
     if arguments.plot:
         plot_roc(curve, arguments.plot)
+    return 0
+
+
+def evaluate_landmarks(arguments: argparse.Namespace) -> int:
+    """How far landmarks are off, on the crops of facepoint/test.csv."""
+    from minidetect.evaluate.landmarks import landmark_table, run_facepoint, summarise_landmarks
+    from minidetect.visualize import plot_error_curves
+
+    if arguments.detections:
+        raise ValueError("--detections are boxes in FDDB's format: only for `evaluate fddb`")
+    pipeline = face_pipeline(arguments)
+    if pipeline.points_mean is None:
+        raise ValueError(f"{arguments.model}: gives no landmarks; `minidetect models` says which model does")
+    with CompileNote(DETECTION_KERNELS, live=False):
+        result = run_facepoint(pipeline, arguments.data, min_face=arguments.min_face or SMALLEST)
+    print(landmark_table(result.errors))
+    print_stages(result.stages)
+    if arguments.json:
+        stages = [stage._asdict() for stage in result.stages]
+        write_json(arguments.json, {**summarise_landmarks(result.errors), "stages": stages})
+    if arguments.plot:
+        plot_error_curves({arguments.model: result.errors.per_face}, arguments.plot)
     return 0
 
 

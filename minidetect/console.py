@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from minidetect.detection.structures import Detections
     from minidetect.kernels.dispatch import CompileWatch
-    from minidetect.models.facecraft_pipeline import StageReport
+    from minidetect.models.cascade_pipeline import StageReport
 
 # No NumPy at import: see cli.py.
 

@@ -1,9 +1,10 @@
 """Named experiments: what `minidetect train NAME` runs.
 
-A recipe is a function of the data folder, the output folder and the seed. For `facecraft` the folder DATA has
+A recipe is a function of the data folder, the output folder and the seed. For `facecraft` and `multi-output` the
+folder DATA has
     wider/train/, wider/wider_train_bbx_gt.txt     photos and boxes in WIDER FACE's text format
     scenes/*.jpg                                   photos without faces (may be missing)
-    facepoint/train.csv and its crops              faces with five landmarks (may be missing)
+    facepoint/train.csv and its crops              faces with five landmarks (may be missing for `facecraft`)
 For `rcnn`, `fast-rcnn` and `faster-rcnn` it holds pictures and boxes in the format of VOC, COCO or YOLO, or a table:
 see data/folders.py.
 """
@@ -19,12 +20,14 @@ from minidetect.api import save
 from minidetect.api_objects import ObjectDetector, save_objects
 from minidetect.data.folders import read_objects
 from minidetect.data.images import image_size
+from minidetect.data.landmarks import read_landmarks_csv
 from minidetect.data.proposals import searched_proposals
 from minidetect.data.wider_face import read_wider
-from minidetect.models.facecraft import Cascade
+from minidetect.models.cascade import Cascade
 from minidetect.nn.checkpoint import write_atomically
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun
 from minidetect.train.loop import Schedule, read_log
+from minidetect.train.multi_output import MultiOutputRecipe, MultiOutputRun
 from minidetect.train.object_images import ObjectRecipe, check_same_run
 from minidetect.train.objects import train_fast_rcnn, train_faster_rcnn
 from minidetect.train.rcnn import train_rcnn
@@ -43,11 +46,26 @@ def facecraft(
     """
     recipe = FaceCraftRecipe() if steps is None else FaceCraftRecipe().shortened(steps)
     run = FaceCraftRun(data, out, recipe, seed, check_nan=check_nan)
-    cascades: dict[str, Cascade] = run.run(with_control=control)
+    return finish_cascades(run.run(with_control=control), out, "facecraft", seed, steps)
+
+
+def multi_output(
+    data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, control: bool = False
+) -> list[Path]:
+    """Three separate nets with boxes and landmarks, then the end-to-end cascade; the rest as `facecraft`."""
+    recipe = MultiOutputRecipe() if steps is None else MultiOutputRecipe().shortened(steps)
+    run = MultiOutputRun(data, out, recipe, seed, check_nan=check_nan)
+    return finish_cascades(run.run(with_control=control), out, "multi-output", seed, steps)
+
+
+def finish_cascades(
+    cascades: Mapping[str, Cascade], out: Path, recipe: str, seed: int, steps: int | None
+) -> list[Path]:
+    """Write the cascades and the curves of their training."""
     files = []
     for name, cascade in cascades.items():
-        files.append(out / f"facecraft-{name}.npz")
-        save(cascade, files[-1], {"recipe": "facecraft", "seed": seed, "steps": steps, "phase": name})
+        files.append(out / f"{recipe}-{name.replace('_', '-')}.npz")
+        save(cascade, files[-1], {"recipe": recipe, "seed": seed, "steps": steps, "phase": name})
     if (out / "log.jsonl").exists():
         draw_log(out / "log.jsonl", out / "curves.png")
     return files
@@ -164,6 +182,19 @@ def check_faces(data: Path) -> None:
         raise ValueError(f"{file}: no face in it")
 
 
+def check_landmarks(data: Path) -> None:
+    """As `check_faces`, and for the faces with landmarks as well."""
+    check_faces(data)
+    file = data / "facepoint" / "train.csv"
+    if not file.is_file():
+        raise FileNotFoundError(f"{file}: no such file; `multi-output` learns landmarks from the crops that it names")
+    records = read_landmarks_csv(file, file.parent, on_problem=lambda problem: None)
+    if missing := [record.path for record in records if not record.path.is_file()]:
+        raise FileNotFoundError(f"{file}: {len(missing)} of {len(records)} crops are missing, such as {missing[0]}")
+    if not records:
+        raise ValueError(f"{file}: no face in it")
+
+
 def check_objects(data: Path) -> None:
     """Find what the training would stumble over later: no annotations, broken ones, a missing image, no object."""
     dataset = read_objects(data, "train", on_problem=lambda problem: None)
@@ -178,6 +209,7 @@ def check_objects(data: Path) -> None:
 
 RECIPES: dict[str, tuple[Callable[[Path], None], Callable[..., list[Path]]]] = {
     "facecraft": (check_faces, facecraft),
+    "multi-output": (check_landmarks, multi_output),
     "rcnn": (check_objects, rcnn),
     "fast-rcnn": (check_objects, fast_rcnn),
     "faster-rcnn": (check_objects, faster_rcnn),

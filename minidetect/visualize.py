@@ -1,4 +1,4 @@
-"""Pictures: detections drawn into a photo, training curves, ROC curves, and boxes for the lessons.
+"""Pictures: detections drawn into a photo, training, ROC and error curves, and boxes for the lessons.
 
 Photos are drawn on with Pillow and keep their pixels; plots are made with matplotlib. Every plot is a
 `Figure` with an Agg canvas of its own instead of a pyplot figure: no window opens, no figure stays in
@@ -27,6 +27,7 @@ from PIL import Image, ImageDraw, ImageFont
 from minidetect.data.images import load_image
 from minidetect.detection.structures import Detections
 from minidetect.evaluate.average_precision import Curve
+from minidetect.evaluate.landmarks import as_percent, cumulative_curve, mean_error
 
 # Okabe and Ito's colours, told apart by colour-blind readers as well; label 1 has the first.
 COLOURS = ("#F0E442", "#56B4E9", "#009E73", "#E69F00", "#CC79A7", "#D55E00", "#0072B2")
@@ -191,6 +192,28 @@ def plot_roc(
     if curves:
         at = ", ".join(str(m) for m in marks)
         ax.legend(loc="lower right", fontsize=8, title=f"at {at} false positives", title_fontsize=8)
+    return _finish(figure, file)
+
+
+def plot_error_curves(
+    errors: np.ndarray | Mapping[str, np.ndarray], file: str | Path | None = None, title: str = "", limit: float = 0.2
+) -> Figure:
+    """Cumulative error curves: the share of faces whose landmarks are off by at most so much, up to `limit`.
+
+    errors: (N,) of each face as `LandmarkErrors.per_face` has them, infinite for a missed face; or name -> errors.
+    The legend tells the mean (NME) of the faces found. file: where to write a PNG; None: only return the figure.
+    """
+    errors = errors if isinstance(errors, Mapping) else {"": errors}
+    figure = new_figure(7, 5)
+    ax = figure.add_subplot()
+    for i, (name, of_faces) in enumerate(errors.items()):
+        x = np.unique([0.0, *of_faces[of_faces < limit], limit])
+        words = f"{name}: {as_percent(mean_error(of_faces))}, {np.isinf(of_faces).sum()} missed".removeprefix(": ")
+        ax.step(100 * x, cumulative_curve(of_faces, x), where="post", color=COLOURS[-1 - i % len(COLOURS)], label=words)
+    ax.set(xlim=(0, 100 * limit), ylim=(0, 1), xlabel="error, % of face size", ylabel="share of faces", title=title)
+    ax.grid(alpha=0.3)
+    if errors:
+        ax.legend(loc="lower right", fontsize=8, title="mean error", title_fontsize=8)
     return _finish(figure, file)
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 import minidetect
 from minidetect.data.fddb import write_detections
+from minidetect.data.landmarks import COLUMNS
 from minidetect.data.synthetic import draw_crowd
 from minidetect.nn.checkpoint import load_arrays
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun, Schedule, above, without_empty
@@ -85,6 +86,57 @@ def test_a_tiny_run_from_photos_to_detections(data, tmp_path, capsys):
     control = out / "facecraft-control.npz"
     assert done.code == 0 and str(control) in done.out and joint.read_bytes() == before[joint]
     assert load_arrays(control)[1]["model"] == "SeparateCascade"
+
+
+def write_facepoint(data: Path, count: int = 2) -> None:
+    """facepoint/train.csv and its crops: noise, with a face of five points near the middle."""
+    (data / "facepoint" / "train").mkdir(parents=True)
+    rng, lines = np.random.default_rng(4), [",".join(COLUMNS)]
+    for i in range(count):
+        Image.fromarray(rng.integers(0, 256, (112, 112, 3), np.uint8)).save(data / f"facepoint/train/{i}.png")
+        points = np.array([[44, 44], [68, 44], [56, 58], [47, 70], [65, 70]]) + rng.uniform(-3, 3, (5, 2))
+        lines.append(",".join(map(str, [f"train/{i}.png", 28, 28, 84, 84, *points.ravel().round(2)])))
+    (data / "facepoint" / "train.csv").write_text("\n".join(lines) + "\n")
+
+
+def test_a_tiny_run_of_the_multi_output_cascade(tmp_path, capsys):
+    """From photos and crops to detections with landmarks, by the command line."""
+    folder, out = write_wider(tmp_path / "data", "train", crowds(1)), tmp_path / "out"
+    write_facepoint(folder)
+    done = run(capsys, "train", "multi-output", "--data", folder, "--out", out, "--steps", 2)
+    separate, joint = out / "multi-output-separate.npz", out / "multi-output-end-to-end.npz"
+    files = [separate, joint, out / "multi-output-polished.npz"]
+    assert done.code == 0 and done.out.splitlines() == [f"wrote {file}" for file in files]
+    rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
+    assert [row["phase"] for row in rows] == [
+        "x12.0", "x24.0", "x24.1", "x48.0", "x48.1", "end_to_end.0", "end_to_end.1", "polish"
+    ]  # fmt: skip
+    detector = minidetect.load(joint)
+    assert detector.training == {"recipe": "multi-output", "seed": 0, "steps": 2, "phase": "end_to_end"}
+    assert (type(detector.model).__name__, type(minidetect.load(separate).model).__name__) == (
+        "EndToEndCascade", "MultiOutputCascade"
+    )  # fmt: skip
+    (found,) = detector.detect([folder / "wider/train/crowd0.jpg"], min_face=60, threshold=0.0)
+    assert found.landmarks.shape == (len(found.boxes), 5, 2)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (lambda folder: shutil.rmtree(folder), "no such file"),
+        (lambda folder: (folder / "train/1.png").unlink(), "1 of 2 crops are missing"),
+        (lambda folder: (folder / "train.csv").write_text(",".join(COLUMNS)), "no face in it"),
+        (lambda folder: (folder / "train.csv").write_text("crop,xmin"), "the header lacks the columns"),
+    ],
+)
+def test_faults_of_the_landmarks_are_named_before_anything_is_written(change, reason, tmp_path, capsys):
+    folder = write_wider(tmp_path / "data", "train", crowds(1))
+    write_facepoint(folder)
+    change(folder / "facepoint")
+    done = run(capsys, "train", "multi-output", "--data", folder, "--out", tmp_path / "out")
+    (line,) = done.err
+    assert done.code == 2 and str(folder / "facepoint/train.csv") in line and reason in line
+    assert not (tmp_path / "out").exists()
 
 
 @pytest.mark.parametrize(

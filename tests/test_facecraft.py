@@ -10,16 +10,9 @@ from minidetect.data.synthetic import draw_patches, draw_scene
 from minidetect.detection.boxes import to_square
 from minidetect.detection.losses import multi_task_loss
 from minidetect.detection.pyramid import ImagePyramid
-from minidetect.models.facecraft import (
-    CVPR15_TABLES,
-    SIZES,
-    TABLES,
-    Cascade,
-    JointCascade,
-    Prediction,
-    ProposalNet,
-    SeparateCascade,
-)
+from minidetect.models.cascade import Cascade, Prediction, ProposalNet
+from minidetect.models.cascade_pipeline import SIZES
+from minidetect.models.facecraft import CVPR15_TABLES, TABLES, JointCascade, SeparateCascade
 from minidetect.nn import SGD, Module
 
 CASCADES = (SeparateCascade, JointCascade)
@@ -114,7 +107,7 @@ def test_losses_are_those_of_each_net_on_the_pooled_patch(kind, rng):
     predictions = [cascade.x12.predict(cascade.x12.features(x12)), cascade.classify(1, x24)]
     predictions.append(cascade.classify(2, Tensor(x)))
     for stage, prediction in enumerate(predictions):
-        alone = multi_task_loss(*prediction, labels, deltas[stage])
+        alone = multi_task_loss(prediction.logits, prediction.deltas, labels, deltas[stage])
         assert losses[f"x{SIZES[stage]}"].item() == pytest.approx(alone.item(), rel=1e-5)
 
 
@@ -160,9 +153,10 @@ def every_window(net: ProposalNet, x: np.ndarray) -> tuple[np.ndarray, np.ndarra
 
 def difference_of_sliding(net: ProposalNet, x: np.ndarray) -> float:
     maps = net.maps(net.features(Tensor(x)))
+    assert maps.points is None  # FaceCraft has no landmarks
     return max(
         np.abs(fully.data[0].transpose(1, 2, 0) - patches).max()
-        for fully, patches in zip(maps, every_window(net, x), strict=True)
+        for fully, patches in zip((maps.logits, maps.deltas), every_window(net, x), strict=True)
     )
 
 
@@ -362,8 +356,10 @@ def test_the_joint_network_starts_with_the_scores_of_the_separate_nets(rng):
     joint.start_from(separate)
     for stage in (1, 2):
         x = Tensor(rng.standard_normal((5, 3, SIZES[stage], SIZES[stage])).astype(np.float32))
-        for ours, theirs in zip(joint.classify(stage, x), separate.classify(stage, x), strict=True):
-            np.testing.assert_allclose(ours.data, theirs.data, rtol=1e-5, atol=1e-5)
+        ours, theirs = joint.classify(stage, x), separate.classify(stage, x)
+        np.testing.assert_allclose(ours.logits.data, theirs.logits.data, rtol=1e-5, atol=1e-5)
+        np.testing.assert_allclose(ours.deltas.data, theirs.deltas.data, rtol=1e-5, atol=1e-5)
+        assert ours.points is None and theirs.points is None
     assert joint.thresholds == separate.thresholds and joint.box_coder(1) == separate.box_coder(1)
     image = rng.integers(0, 256, (60, 70, 3), np.uint8)
     for ours, theirs in zip(joint.detect([image])[0][:3], separate.detect([image])[0][:3], strict=True):
@@ -417,6 +413,7 @@ def says(cascade: Cascade, stage: int, logit: float) -> None:
 def assert_nothing(found) -> None:
     assert found.boxes.shape == (0, 4) and found.boxes.dtype == np.float32
     assert found.scores.shape == (0,) and found.labels.shape == (0,) and found.labels.dtype == np.int64
+    assert found.landmarks is None
 
 
 @pytest.fixture(scope="module")
@@ -540,9 +537,10 @@ def test_refinement_looks_at_each_box_alone(photo, rng):
     boxes = np.concatenate([corners, corners + rng.uniform(12, 40, (8, 2))], axis=1).astype(np.float32)
     for stage in (1, 2):
         cascade.batch = 128
-        all_boxes, all_scores = cascade.refine(pyramid, boxes, stage, threshold=0.0)
+        all_boxes, all_scores, landmarks = cascade.refine(pyramid, boxes, stage, threshold=0.0)
         cascade.batch = 3
-        small_boxes, small_scores = cascade.refine(pyramid, boxes[::-1], stage, threshold=0.0)
+        small_boxes, small_scores, _ = cascade.refine(pyramid, boxes[::-1], stage, threshold=0.0)
+        assert landmarks is None
         np.testing.assert_allclose(small_boxes[::-1], all_boxes, atol=1e-3)
         np.testing.assert_allclose(small_scores[::-1], all_scores, atol=1e-5)
         patch = cascade.normalise(pyramid.crop(to_square(boxes[:1]), SIZES[stage]))

@@ -12,8 +12,9 @@ from minidetect.data.synthetic import draw_scene
 from minidetect.detection.structures import make_target
 from minidetect.models.facecraft import TABLES, JointCascade, SeparateCascade
 from minidetect.nn.checkpoint import load_arrays
-from minidetect.train import facecraft
-from minidetect.train.facecraft import PHASES, FaceCraftRecipe, FaceCraftRun, above, normalised, without_empty
+from minidetect.train import cascade_run, facecraft
+from minidetect.train.cascade_run import above, normalised, without_empty
+from minidetect.train.facecraft import PHASES, FaceCraftRecipe, FaceCraftRun
 from minidetect.train.loop import Schedule, read_log
 from minidetect.train.patches import Photo, Pool, empty_pool
 
@@ -170,7 +171,7 @@ def test_joint_and_control_train_on_the_same_batches(finished, photos, monkeypat
             losses(rng)
 
     monkeypatch.setattr(facecraft.BatchSource, "draw", recording)
-    monkeypatch.setattr(facecraft, "train_phase", one_batch_of_the_last_two)
+    monkeypatch.setattr(cascade_run, "train_phase", one_batch_of_the_last_two)
     run(finished[0], photos).run(with_control=True)
     assert len(drawn) == 2
     for joint, control in zip(*drawn, strict=True):
@@ -246,6 +247,7 @@ def test_photos_without_faces_are_an_error_that_names_the_data(photos, tmp_path)
     with pytest.raises(ValueError, match=r"0 (patches of )?faces of at least 24 pixels") as error:
         run(tmp_path, faceless).run()
     assert str(tmp_path) in str(error.value)
+    assert not list(tmp_path.iterdir())  # pools without a face would be resumed from, whatever the photos are by then
 
 
 def test_a_pool_of_another_kind_is_refused(finished, photos, tmp_path):

@@ -22,6 +22,7 @@ from minidetect.reference import boxes as slow
 from minidetect.train import patches
 from minidetect.train.patches import (
     BatchSource,
+    Found,
     Photo,
     Pool,
     augment,
@@ -120,68 +121,84 @@ def test_cut_of_nothing(rng):
     pyramid = ImagePyramid(rng.integers(0, 256, (30, 30, 3), np.uint8))
     nothing = np.zeros((0, 4), np.float32)
     for pool in (cut(pyramid, nothing), cut(pyramid, nothing, nothing)):
-        for array, empty in zip(pool, empty_pool(), strict=True):
+        for array, empty in zip(pool[:3], empty_pool()[:3], strict=True):
             assert array.shape == empty.shape and array.dtype == empty.dtype
+        assert pool.points is None
 
 
 # ------------------------------------------------------------------ negatives (FC-22)
 
 
-def is_negative(window, target) -> bool:
+def is_negative(window, target, max_iou=0.5) -> bool:
     """Holds no face's square by half, and lies by no more than half in an ignore region: in plain numbers."""
     window = [float(v) for v in window]
-    free = all(slow.iou(window, square_around([float(v) for v in gt])) < 0.5 for gt in target.boxes)
+    free = all(slow.iou(window, square_around([float(v) for v in gt])) < max_iou for gt in target.boxes)
     return free and all(slow.intersection_over_first(window, region) <= 0.5 for region in target.ignore.tolist())
 
 
 @SETTINGS
-@given(seeds, st.integers(0, 4), st.integers(0, 3), st.sampled_from([5, 10_000]))
-def test_no_negative_holds_a_face_or_lies_in_an_ignore_region(seed, faces, regions, most):
+@given(seeds, st.integers(0, 4), st.integers(0, 3), st.sampled_from([5, 10_000]), st.sampled_from([0.3, 0.5]))
+def test_no_negative_holds_a_face_or_lies_in_an_ignore_region(seed, faces, regions, most, max_iou):
     rng = np.random.default_rng(seed)
     target = make_target(random_boxes(rng, faces), ignore=random_boxes(rng, regions, side=(20, 90)))
     windows = np.concatenate([sliding_windows((200, 200), 12, 8, 2, 4, rng=rng), to_square(target.boxes)])
     windows = rng.permutation(windows)[:300]
-    chosen = negatives_among(windows, target, most, rng)
-    allowed = np.array([is_negative(w, target) for w in windows], bool)
+    chosen = negatives_among(windows, target, most, rng, max_iou)
+    allowed = np.array([is_negative(w, target, max_iou) for w in windows], bool)
     if most == 10_000:
         np.testing.assert_array_equal(chosen, windows[allowed])
     else:
         assert len(chosen) == min(most, allowed.sum())
-        assert all(is_negative(w, target) for w in chosen)
+        assert all(is_negative(w, target, max_iou) for w in chosen)
         assert len(np.unique(chosen, axis=0)) == len(chosen)
 
 
 def recorded(monkeypatch):
-    """What `cut` is asked for: a list of (image size, squares, faces or None)."""
+    """What `cut` is asked for: a list of (pyramid, squares, faces or None)."""
     calls, original = [], patches.cut
 
     def recording(pyramid, squares, faces=None):
-        calls.append((pyramid.size, squares, faces))
+        calls.append((pyramid, squares, faces))
         return original(pyramid, squares, faces)
 
     monkeypatch.setattr(patches, "cut", recording)
     return calls
 
 
-def assert_windows_are_right(calls, photos, min_iou):
-    """Each photo gives two calls: its positives with their faces, then its negatives."""
-    assert len(calls) == 2 * len(photos)
-    negatives = 0
-    for photo, (size, squares, faces), (_, windows, none) in zip(photos, calls[::2], calls[1::2], strict=True):
-        target = photo.target(size)
-        assert none is None and len(squares) == len(faces)
-        for square, face in zip(squares.tolist(), faces.tolist(), strict=True):
-            assert slow.iou(square, square_around(face)) >= min_iou - 1e-5
-            assert face in target.boxes.tolist()
-        assert all(is_negative(w, target) for w in windows)
-        negatives += len(windows)
-    assert negatives > 20
+def assert_windows_are_right(calls, photos, min_iou, negative_iou=0.5):
+    """What is cut with a face overlaps it as a positive or, only where those are asked for, as a part does.
+
+    Returns how many squares of each kind were cut: positives, parts, negatives.
+    """
+    pyramids = list(dict.fromkeys(pyramid for pyramid, _, _ in calls))  # one a photo, in order
+    counts = [0, 0, 0]
+    for photo, pyramid in zip(photos, pyramids, strict=True):
+        target = photo.target(pyramid.size)
+        (windows,) = [squares for of, squares, faces in calls if of is pyramid and faces is None]
+        assert all(is_negative(w, target, negative_iou) for w in windows)
+        counts[2] += len(windows)
+        for _, squares, faces in (call for call in calls if call[0] is pyramid and call[2] is not None):
+            assert len(squares) == len(faces)
+            overlaps = []
+            for square, face in zip(squares.tolist(), faces.tolist(), strict=True):
+                overlaps.append(slow.iou(square, square_around(face)))
+                assert face in target.boxes.tolist()
+                others = [slow.iou(square, square_around(gt)) for gt in target.boxes.tolist()]
+                assert overlaps[-1] == pytest.approx(max(others), abs=1e-6)  # the face that it overlaps most
+            if min(overlaps, default=1) >= min_iou - 1e-5:
+                counts[0] += len(squares)
+            else:
+                assert all(negative_iou - 1e-5 <= iou <= min_iou + 1e-5 for iou in overlaps)
+                counts[1] += len(squares)
+    assert counts[2] > 20
+    return counts
 
 
 def test_collected_windows(photos, monkeypatch, rng):
     calls = recorded(monkeypatch)
-    positives, negatives = collect(photos, rng, 6, 40, 10)
-    assert_windows_are_right(calls, photos, 0.7)
+    positives, negatives, parts = collect(photos, rng, 6, 40, 10)
+    assert assert_windows_are_right(calls, photos, 0.7) == [len(positives.patches), 0, len(negatives.patches)]
+    assert len(parts.patches) == 0
     faces = sum(len(photo.target((120, 130)).boxes) for photo in photos)
     assert faces > 2 and 3 * faces <= len(positives.patches) <= 6 * faces
     assert 3 * 40 <= len(negatives.patches) <= 3 * 50
@@ -197,17 +214,62 @@ def test_mined_windows(photos, monkeypatch, rng):
         net.logits.bias.data[:] = [-50, 50]
         net.deltas.weight.data[...] = 0  # boxes stay where the windows are
     calls = recorded(monkeypatch)
-    positives, negatives = mine(cascade, photos, 2, rng, negatives_per_photo=30)
-    assert_windows_are_right(calls, photos, 0.7)
-    assert len(positives.patches) > 0 and len(negatives.patches) == 3 * 30
+    positives, negatives, parts = mine(cascade, photos, 2, rng, negatives_per_photo=30)
+    assert assert_windows_are_right(calls, photos, 0.7) == [len(positives.patches), 0, 3 * 30]
+    assert len(positives.patches) > 0 and len(negatives.patches) == 3 * 30 and len(parts.patches) == 0
     nothing = mine(cascade, [], 2, rng, 30)
-    assert [len(pool.patches) for pool in nothing] == [0, 0]
+    assert [len(pool.patches) for pool in nothing] == [0, 0, 0]
+
+
+def test_part_faces_lie_between_negatives_and_positives(photos, monkeypatch, rng):
+    """Multi-output cascade, section 2.4: below 0.3, from 0.7 on, and what lies between; cut at random and mined."""
+    cascade = SeparateCascade(rng, (TABLES[0], ((4, 3, 3),), ((4, 3, 3),)), max_proposals=3000, stage_nms=None)
+    cascade.x12.logits.bias.data[:] = [-50, 50]
+    cascade.x12.deltas.weight.data[...] = 0
+    settings = {"min_iou": 0.7, "negative_iou": 0.3}
+    faces = sum(len(photo.target((120, 130)).boxes) for photo in photos)
+    for make, most in (
+        (lambda: collect(photos, rng, 6, 40, 10, 4, **settings), 4 * faces),
+        (lambda: mine(cascade, photos, 1, rng, 30, 20, 15, **settings), 15 * 2),  # two photos have faces
+    ):
+        calls = recorded(monkeypatch)
+        found = make()
+        counts = assert_windows_are_right(calls, photos, **settings)
+        assert counts == [len(found.positives.patches), len(found.parts.patches), len(found.negatives.patches)]
+        assert min(counts) > 0 and most / 2 < counts[1] <= most
+        assert (found.positives.iou >= 0.7 - 1e-6).all()
+        assert (found.parts.iou >= 0.3 - 1e-6).all() and (found.parts.iou <= 0.7 + 1e-6).all()
+        assert found.parts.deltas.any() and found.parts.points is None
+        monkeypatch.undo()
+
+
+def test_what_was_found_is_joined_kind_by_kind(rng):
+    first, second = (Found(*(make_pool(rng, count) for count in counts)) for counts in ((1, 2, 3), (4, 0, 1)))
+    joined = Found.join([first, second])
+    assert [len(pool.patches) for pool in joined] == [5, 2, 4]
+    np.testing.assert_array_equal(joined.parts.deltas[3:], second.parts.deltas)
+
+
+@SETTINGS
+@given(seeds, st.integers(1, 4), st.integers(1, 8))
+def test_squares_beside_a_face_overlap_it_within_bounds(seed, faces, each):
+    """Wider jitter, and an upper bound of the overlap: part faces."""
+    rng = np.random.default_rng(seed)
+    gt = random_boxes(rng, faces)
+    squares, owner = jittered_squares(gt, each, 0.3, rng, max_iou=0.7, shift=0.4, octaves=0.6)
+    assert len(squares) == len(owner) <= each * faces
+    for square, face in zip(squares, owner, strict=True):
+        assert 0.3 - 1e-5 < slow.iou(square.astype(float), square_around(gt[face].astype(float))) < 0.7 + 1e-5
+        moved = (square[:2] + square[2:]) / 2 - (gt[face, :2] + gt[face, 2:]) / 2
+        side = (gt[face, 2:] - gt[face, :2]).max()
+        assert (np.abs(moved) <= 0.4 * side + 1e-3).all()
+        assert 2**-0.6 - 1e-4 <= (square[2] - square[0]) / side <= 2**0.6 + 1e-4
 
 
 def test_a_cascade_that_finds_nothing_mines_nothing(photos, rng):
     cascade = SeparateCascade(rng, (TABLES[0], ((4, 3, 3),), ((4, 3, 3),)))
     cascade.x12.logits.bias.data[:] = [50, -50]
-    for pool in mine(cascade, photos, 1, rng, 30):
+    for pool in mine(cascade, photos, 1, rng, 30, parts_per_photo=5):
         assert pool.patches.shape == (0, 48, 48, 3) and pool.deltas.shape == (0, 4)
 
 
@@ -218,9 +280,25 @@ def test_a_pool_comes_back_from_disk(tmp_path, rng):
     for count in (3, 0):
         pool = make_pool(rng, count)
         pool.save(tmp_path / "pool.npz")
-        for before, after in zip(pool, Pool.load(tmp_path / "pool.npz"), strict=True):
+        again = Pool.load(tmp_path / "pool.npz")
+        for before, after in zip(pool[:3], again[:3], strict=True):
             assert before.dtype == after.dtype
             np.testing.assert_array_equal(before, after)
+        assert again.points is None
+        points = rng.standard_normal((count, 10)).astype(np.float32)
+        pool._replace(points=points).save(tmp_path / "points.npz")
+        np.testing.assert_array_equal(Pool.load(tmp_path / "points.npz").points, points)
+
+
+def test_rows_of_a_pool_keep_together(rng):
+    pool = make_pool(rng, 4)._replace(points=np.arange(40, dtype=np.float32).reshape(4, 10))
+    for rows in (np.array([2, 0]), np.array([False, True, True, False])):
+        chosen = pool.rows(rows)
+        for all_of_them, some in zip(pool, chosen, strict=True):
+            np.testing.assert_array_equal(some, all_of_them[rows])
+    assert pool._replace(points=None).rows(np.array([1])).points is None
+    joined = Pool.join([pool, pool.rows(np.array([3]))])
+    np.testing.assert_array_equal(joined.points[4], pool.points[3])
 
 
 @pytest.mark.parametrize(("size", "k"), [(24, 2), (12, 4), (48, 1)])
@@ -260,29 +338,58 @@ def test_a_mirrored_patch_has_its_face_on_the_other_side(rng):
     x[:] = np.linspace(60, 190, 24, dtype=np.uint8)[:, None]
     deltas = np.tile(np.array([0.1, 0.2, 0.3, 0.4], np.float32), (200, 1))
     before = x.copy()
-    y, moved = augment(x, deltas, rng)
+    y, said = augment(x, np.random.default_rng(1))
+    np.testing.assert_array_equal(x, before)
+    mirrored = y[:, :, 0].mean(axis=(1, 2)) > y[:, :, -1].mean(axis=(1, 2))
+    assert 70 < mirrored.sum() < 130
+    assert said.dtype == bool
+    np.testing.assert_array_equal(said, mirrored)
+    pool = Pool(x, deltas, np.ones(200, np.float32))
+    y, _, moved = BatchSource(pool, [(pool, 1.0)], 200, 0.5).draw(rng)
     mirrored = y[:, :, 0].mean(axis=(1, 2)) > y[:, :, -1].mean(axis=(1, 2))
     assert 70 < mirrored.sum() < 130
     np.testing.assert_array_equal(moved[:, 0], np.where(mirrored, np.float32(-0.1), np.float32(0.1)))
     np.testing.assert_array_equal(moved[:, 1:], deltas[:, 1:])
-    np.testing.assert_array_equal(x, before)
     assert (deltas[:, 0] > 0).all()
 
 
+def test_a_batch_draws_what_it_always_drew(rng):
+    """A run of a seed must give the same weights tomorrow: rows pool by pool, then mirror, grey, contrast, offsets."""
+    positives, negatives = make_pool(rng, 30, size=4), make_pool(rng, 20, size=4)
+    x, labels, deltas = BatchSource(positives, [(negatives, 1.0)], 10, 0.3).draw(np.random.default_rng(7))
+    twin = np.random.default_rng(7)
+    first, second = twin.integers(0, 30, 3), twin.integers(0, 20, 7)
+    expected = np.concatenate([positives.patches[first], negatives.patches[second]]).astype(np.float64)
+    moves = np.concatenate([positives.deltas[first], negatives.deltas[second]])
+    mirrored, grey = twin.random(10) < 0.5, twin.random(10) < 0.2
+    contrast, brightness = twin.uniform(0.7, 1.3, 10), twin.uniform(-25, 25, 10)
+    colour = twin.uniform(-8, 8, (10, 3))
+    for i in range(10):
+        if mirrored[i]:
+            expected[i], moves[i, 0] = expected[i][:, ::-1].copy(), -moves[i, 0]
+        if grey[i]:
+            expected[i] = (expected[i] * [0.299, 0.587, 0.114]).sum(axis=2, keepdims=True)
+        expected[i] = (expected[i] - 128) * contrast[i] + 128 + brightness[i] + colour[i]
+    assert mirrored.any() and grey.any()
+    np.testing.assert_allclose(x, np.clip(expected, 0, 255), atol=1e-3)
+    np.testing.assert_array_equal(deltas, moves)
+    assert labels.tolist() == [1] * 3 + [0] * 7
+
+
 def test_augmented_patches_differ_stay_in_range_and_repeat(rng):
-    x, deltas = make_pool(rng, 50, size=12)[:2]
-    y, _ = augment(x, deltas, np.random.default_rng(1))
-    again, _ = augment(x, deltas, np.random.default_rng(1))
+    x = make_pool(rng, 50, size=12).patches
+    y, _ = augment(x, np.random.default_rng(1))
+    again, _ = augment(x, np.random.default_rng(1))
     np.testing.assert_array_equal(y, again)
     assert y.dtype == np.float32 and y.min() >= 0 and y.max() <= 255
     same = np.concatenate([x[:1]] * 30)
-    brightness = augment(same, deltas[:30], rng)[0].mean(axis=(1, 2, 3))
+    brightness = augment(same, rng)[0].mean(axis=(1, 2, 3))
     assert brightness.std() > 5
 
 
 def test_no_patches_to_augment(rng):
-    y, moved = augment(*empty_pool()[:2], rng)
-    assert y.shape == (0, 48, 48, 3) and moved.shape == (0, 4)
+    y, mirrored = augment(empty_pool().patches, rng)
+    assert y.shape == (0, 48, 48, 3) and mirrored.shape == (0,) and mirrored.dtype == bool
 
 
 def marked_pool(value, count=5):

@@ -215,7 +215,8 @@ KILLED = textwrap.dedent("""
     import numpy as np
     from minidetect.autograd import Tensor
     from minidetect.detection.losses import multi_task_loss
-    from minidetect.models.facecraft import TABLES, ProposalNet
+    from minidetect.models.cascade import ProposalNet
+    from minidetect.models.facecraft import TABLES
     from minidetect.train.loop import Schedule, train_phase
 
     def train(folder, seconds_a_step):
@@ -228,7 +229,7 @@ KILLED = textwrap.dedent("""
             time.sleep(seconds_a_step)
             rows = rng.integers(0, 30, 6)
             prediction = net.predict(net.features(Tensor(patches[rows])), rng)
-            return {"x12": multi_task_loss(*prediction, labels[rows], deltas[rows])}
+            return {"x12": multi_task_loss(prediction.logits, prediction.deltas, labels[rows], deltas[rows])}
 
         rng = np.random.default_rng(2)
         train_phase("x12", net, losses, Schedule(40, warm_up=5), Path(folder), rng, 3, 3, progress=False)

@@ -12,7 +12,7 @@ import numpy as np
 
 from minidetect.checks.case import Case, check, difference
 from minidetect.detection.pyramid import ImagePyramid
-from minidetect.models.facecraft_pipeline import SIZES, STRIDE
+from minidetect.models.cascade_pipeline import SIZES, STRIDE
 from minidetect.reference.nn_ops import resize_image
 
 

@@ -11,7 +11,8 @@ import numpy as np
 
 from minidetect.autograd import Tensor, no_grad
 from minidetect.checks.case import Case, check, difference, shown
-from minidetect.models.facecraft import TABLES, ConvStack, Table
+from minidetect.models.cascade import ConvStack, Table
+from minidetect.models.facecraft import TABLES
 from minidetect.ops.pool import max_pool2d
 
 

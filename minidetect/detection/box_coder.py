@@ -66,15 +66,7 @@ class BoxCoder:
         with x, y the centre and w, h the sides of a box. proposals, gt: (N, 4), row by row a pair.
         Returns (N, 4). Raises ValueError for unequal lengths or a box without width or height.
         """
-        proposals, gt = as_boxes(proposals, "proposals"), as_boxes(gt, "gt")
-        if len(proposals) != len(gt):
-            raise ValueError(f"encode pairs boxes row by row: {len(proposals)} proposals, {len(gt)} gt")
-        centre, size = _centre_and_size(proposals)
-        gt_centre, gt_size = _centre_and_size(gt)
-        for name, sides in (("proposals", size), ("gt", gt_size)):
-            bad = ~(sides > 0).all(axis=1)
-            if bad.any():
-                raise ValueError(f"encode: {name}[{int(np.argmax(bad))}] has no width or no height, or a NaN")
+        (centre, size), (gt_centre, gt_size) = _pairs(proposals, gt)
         raw = np.concatenate([(gt_centre - centre) / size, np.log(gt_size / size)], axis=1)
         return (raw - np.array(self.mean, raw.dtype)) / np.array(self.std, raw.dtype)
 
@@ -92,6 +84,40 @@ class BoxCoder:
         new_centre = centre + raw[:, :2] * size
         half = size * np.exp(np.minimum(raw[:, 2:], LOG_SCALE_LIMIT)) / 2
         return np.concatenate([new_centre - half, new_centre + half], axis=1)
+
+
+@dataclass(frozen=True)
+class CornerCoder(BoxCoder):
+    """How far each corner moves, in sides of the proposal: the code of MTCNN's published weights.
+
+        tx1 = (x1* - x1p) / wp    ty1 = (y1* - y1p) / hp    tx2 = (x2* - x2p) / wp    ty2 = (y2* - y2p) / hp
+    """
+
+    def encode(self, proposals: np.ndarray, gt: np.ndarray) -> np.ndarray:
+        """The deltas (N, 4) that lead from each proposal (N, 4) to its ground truth (N, 4); errors as BoxCoder's."""
+        (_, size), _ = _pairs(proposals, gt)
+        raw = (as_boxes(gt) - as_boxes(proposals)) / np.tile(size, 2)
+        return (raw - np.array(self.mean, raw.dtype)) / np.array(self.std, raw.dtype)
+
+    def decode(self, proposals: np.ndarray, deltas: np.ndarray) -> np.ndarray:
+        """The boxes (N, 4) that the deltas (N, 4) point to; nothing keeps a box from being turned inside out."""
+        proposals, deltas = as_boxes(proposals, "proposals"), as_boxes(deltas, "deltas")
+        if len(proposals) != len(deltas):
+            raise ValueError(f"decode works row by row: {len(proposals)} proposals, {len(deltas)} deltas")
+        raw = deltas * np.array(self.std, deltas.dtype) + np.array(self.mean, deltas.dtype)
+        return proposals + raw * np.tile(_centre_and_size(proposals)[1], 2)
+
+
+def _pairs(proposals: np.ndarray, gt: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Centres and sides of both; ValueError for unequal numbers, or a box without width or height."""
+    both = {"proposals": as_boxes(proposals, "proposals"), "gt": as_boxes(gt, "gt")}
+    if len(both["proposals"]) != len(both["gt"]):
+        raise ValueError(f"encode pairs boxes row by row: {len(both['proposals'])} proposals, {len(both['gt'])} gt")
+    for name, boxes in both.items():
+        bad = ~(_centre_and_size(boxes)[1] > 0).all(axis=1)
+        if bad.any():
+            raise ValueError(f"encode: {name}[{int(np.argmax(bad))}] has no width or no height, or a NaN")
+    return [_centre_and_size(boxes) for boxes in both.values()]
 
 
 def _centre_and_size(boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

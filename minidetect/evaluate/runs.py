@@ -1,6 +1,6 @@
 """Run a detector over a benchmark's photos: FDDB for reporting, WIDER FACE for choosing settings.
 
-A model is anything with `detect_with_report(image, min_face, min_score)`, as `models/facecraft_pipeline.py` has it.
+A model is anything with `detect_with_report(image, min_face, min_score)`, as `models/cascade_pipeline.py` has it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from minidetect.detection.structures import Detections
 from minidetect.evaluate.average_precision import Curve, evaluate_detections
 from minidetect.evaluate.fddb import FddbCurves, evaluate_fddb
 from minidetect.evaluate.fddb_mapping import WIDER_TO_FDDB
-from minidetect.models.facecraft_pipeline import Pipeline, StageReport
+from minidetect.models.cascade_pipeline import Pipeline, StageReport
 
 ALL_IMAGES = 2845  # of FDDB; "recall at 1000 false positives" is a rate of 1000 on these
 LOW_SCORE = 0.02  # detections below are not needed to reach the false positives that are reported

@@ -33,13 +33,13 @@ WINOGRAD_CHANNELS = 16  # from so many on, the fewer multiplications pay for goi
 class Layer(NamedTuple):
     """Unpadded convolution of stride 1, activation, maximum pooling, in this order.
 
-    w (F, C, K, K), b (F,); slope: of negative values, 0 for ReLU, 1 for no activation.
+    w (F, C, K, K), b (F,); slope: of negative values, 0 for ReLU, 1 for no activation, (F,) for PReLU.
     pool: 0 for none, else the window's side; windows start every 2 pixels, the last may hang over the border.
     """
 
     w: np.ndarray
     b: np.ndarray
-    slope: float
+    slope: float | np.ndarray
     pool: int = 0
 
     def slopes(self) -> np.ndarray:
@@ -76,7 +76,7 @@ def make_stack(layers: Sequence[Layer], side: int) -> Stack:
         rows.append((channels, len(w), kernel, layer.pool, at, first, by_points))
         weights.append(packed)
         bias.append(b)
-        slope.append(np.full(len(w), layer.slope))
+        slope.append(fill_tile(layer.slopes()))
         at, first = at + packed.size, first + len(w)
         side = pooled_side.py_func(side - kernel + 1, layer.pool)
     arrays = (np.concatenate(a).astype(np.float32) for a in (weights, bias, slope))

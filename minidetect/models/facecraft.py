@@ -2,15 +2,8 @@
 
 Qin, Yan, Li, Hu: "Joint Training of Cascaded CNN for Face Detection", CVPR 2016.
 
-            every window of a pyramid              survivors                  survivors
-    image --> 12 x 12 --> [ x12 ] --score > t12--> 24 x 24 --> [ x24 ] --> 48 x 48 --> [ x48 ] --> NMS --> faces
-                             |                                    |                       |
-                             16 features ---------> concat ------ 128 + 16 --> concat --- 256 + 144
-                                        (the joint cascade only; the separate nets do not share)
-
-Contents: ProposalNet (x12), PatchNet (x24, x48), SeparateCascade, JointCascade. The training loss of the
-joint network, Eq. (6), is `Cascade.losses`; the test pipeline of section 4.3 is in facecraft_pipeline.py, and the same
-nets for speed alone are in facecraft_fused.py.
+The nets and the picture of how they hang together are in cascade.py, the test pipeline of section 4.3 is in
+cascade_pipeline.py. Here: the paper's tables and settings, and the training loss of the joint network, Eq. (6).
 
 Letters: N patches, S patch side, F features, R rows that pass a threshold.
 
@@ -30,28 +23,18 @@ Where this leaves the paper, or fills what it leaves open:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
 
 import numpy as np
 
-from minidetect.autograd import Tensor, no_grad
+from minidetect.autograd import Tensor
 from minidetect.detection.losses import multi_task_loss
-from minidetect.detection.pyramid import ImagePyramid
-from minidetect.detection.structures import Detections
-from minidetect.kernels.conv import output_size
-from minidetect.kernels.pool import pooled_size
-from minidetect.models.facecraft_fused import FusedCascade
-from minidetect.models.facecraft_pipeline import SIZES, Pipeline, face_probability
-from minidetect.nn.layers import Conv2d, Linear
-from minidetect.nn.module import Module
-from minidetect.ops.activation import relu
-from minidetect.ops.dropout import dropout
-from minidetect.ops.pool import avg_pool2d, max_pool2d
-from minidetect.ops.shape import concat, flatten
+from minidetect.models.cascade import Cascade, Table
+from minidetect.models.cascade_pipeline import SIZES
+from minidetect.ops.pool import avg_pool2d
+from minidetect.ops.shape import flatten
 from minidetect.ops.threshold import take_rows, threshold_control
 
 FEATURES = (16, 128, 256)  # fc widths of section 4.1
-Table = Sequence[tuple[int, int, int]]  # rows (output channels, kernel, pooling); pooling 0, 2 or 3
 
 TABLES: tuple[Table, ...] = (
     ((16, 3, 2), (16, 5, 0)),  # 12 -> 10 -> 5 -> 1
@@ -65,91 +48,8 @@ CVPR15_TABLES: tuple[Table, ...] = (
 )
 
 
-class Prediction(NamedTuple):
-    """What a branch says of its patches: logits (N, 2) background and face, deltas (N, 4)."""
-
-    logits: Tensor
-    deltas: Tensor
-
-    def face_probs(self) -> np.ndarray:
-        """P(face), (N,)."""
-        return face_probability(self.logits.data[:, 0], self.logits.data[:, 1])
-
-
-class ConvStack(Module):
-    """Unpadded convolutions with ReLU; after some, max pooling: 2x2, or 3x3 at stride 2 in ceil mode."""
-
-    def __init__(self, table: Table, rng: np.random.Generator) -> None:
-        inputs = (3, *(channels for channels, _, _ in table))
-        self.convs = [Conv2d(inputs[i], row[0], row[1], rng) for i, row in enumerate(table)]
-        self.pools = tuple(pool for _, _, pool in table)
-
-    def num_features(self, side: int) -> int:
-        """How many numbers a patch of side x side pixels becomes."""
-        for conv, pool in zip(self.convs, self.pools, strict=True):
-            side = output_size(side, conv.weight.shape[2], 1, 0, 1)
-            side = pooled_size(side, pool, 2, 0, pool == 3) if pool else side
-        return conv.weight.shape[0] * side**2
-
-    def __call__(self, x: Tensor) -> Tensor:
-        for conv, pool in zip(self.convs, self.pools, strict=True):
-            x = conv(x)
-            if pool:  # before the ReLU: the maximum of ReLUs is the ReLU of the maximum, of a quarter of the values
-                x = max_pool2d(x, pool, 2, ceil_mode=pool == 3)
-            x = relu(x)
-        return x
-
-
-class ProposalNet(Module):
-    """Branch x12, section 4.1: fully convolutional, so that it can slide over an image as well."""
-
-    def __init__(self, table: Table, rng: np.random.Generator, dropout: float) -> None:
-        self.stack = ConvStack(table, rng)
-        self.logits = Conv2d(FEATURES[0], 2, 1, rng)
-        self.deltas = Conv2d(FEATURES[0], 4, 1, rng)
-        self.dropout = dropout
-
-    def features(self, x: Tensor) -> Tensor:
-        """x (N, 3, H, W) -> (N, 16, PH, PW), one column of features a window; PH = PW = 1 for a patch."""
-        return self.stack(x)
-
-    def maps(self, features: Tensor, rng: np.random.Generator | None = None) -> tuple[Tensor, Tensor]:
-        """features (N, 16, PH, PW) -> logits (N, 2, PH, PW), deltas (N, 4, PH, PW)."""
-        features = dropout(features, self.dropout, rng)
-        return self.logits(features), self.deltas(features)
-
-    def predict(self, features: Tensor, rng: np.random.Generator | None = None) -> Prediction:
-        return Prediction(*(flatten(m) for m in self.maps(features, rng)))  # (N, 2, 1, 1) -> (N, 2)
-
-
-class PatchNet(Module):
-    """Branches x24 and x48, section 4.1: a convolution stack, a fully connected layer, two sibling outputs.
-
-    shared: features that come in from the branches above and join the fully connected layer's output.
-    """
-
-    def __init__(
-        self, table: Table, size: int, features: int, shared: int, rng: np.random.Generator, dropout: float
-    ) -> None:
-        self.stack = ConvStack(table, rng)
-        self.size = size
-        self.fc = Linear(self.stack.num_features(size), features, rng)
-        self.logits = Linear(features + shared, 2, rng, std=0.01)
-        self.deltas = Linear(features + shared, 4, rng, std=0.001)
-        self.dropout = dropout
-
-    def features(self, x: Tensor, shared: Tensor | None = None) -> Tensor:
-        """x (N, 3, S, S), shared (N, F') or None -> (N, F + F')."""
-        own = relu(self.fc(flatten(self.stack(x))))
-        return own if shared is None else concat([own, shared], axis=1)
-
-    def predict(self, features: Tensor, rng: np.random.Generator | None = None) -> Prediction:
-        features = dropout(features, self.dropout, rng)
-        return Prediction(self.logits(features), self.deltas(features))
-
-
-class Cascade(Module, Pipeline):
-    """What both cascades share: the input's scaling, the box coders and the test pipeline.
+class FaceCraftCascade(Cascade):
+    """What the separate and the joint cascade share: the paper's tables, the pipeline's settings, the losses.
 
     dropout: probability before each branch's outputs; the paper names no rate. None in x12: of 16 features,
         half would be too few.
@@ -168,8 +68,6 @@ class Cascade(Module, Pipeline):
     loss_weights: lambda 1 to 3 of Eq. (6), which the paper does not give.
     """
 
-    joint: bool
-
     def __init__(
         self,
         rng: np.random.Generator,
@@ -185,13 +83,7 @@ class Cascade(Module, Pipeline):
         gates: tuple[float, float] = (0.1, 0.003),
         loss_weights: tuple[float, float, float] = (1.0, 1.0, 1.0),
     ) -> None:
-        self.x12 = ProposalNet(tables[0], rng, dropout[0])
-        shared = (FEATURES[0], FEATURES[0] + FEATURES[1]) if self.joint else (0, 0)
-        self.x24 = PatchNet(tables[1], SIZES[1], FEATURES[1], shared[0], rng, dropout[1])
-        self.x48 = PatchNet(tables[2], SIZES[2], FEATURES[2], shared[1], rng, dropout[2])
-        self.mean_colour = np.full(3, 128, np.float32)
-        self.deltas_mean = np.zeros((3, 4), np.float32)  # one row a stage, FaceCraft section 4.1
-        self.deltas_std = np.ones((3, 4), np.float32)
+        super().__init__(rng, tables, FEATURES[1:], dropout)
         self.thresholds = tuple(thresholds)
         self.nms_threshold, self.second_look = nms_threshold, second_look
         self.stage_nms = None if stage_nms is None else tuple(stage_nms)
@@ -199,35 +91,22 @@ class Cascade(Module, Pipeline):
         self.max_proposals = max_proposals
         self.gates, self.loss_weights = tuple(gates), tuple(loss_weights)
 
-    def normalise(self, pixels: np.ndarray) -> Tensor:
-        """(N, H, W, 3), 0 to 255 -> (N, 3, H, W) around 0."""
-        x = np.subtract(pixels, self.mean_colour, dtype=np.float32)
-        x *= np.float32(1 / 128)
-        return Tensor(np.ascontiguousarray(x.transpose(0, 3, 1, 2)))
-
-    def shared(self, features: Tensor) -> Tensor | None:
-        """What a branch hands down to the next: its features in the joint cascade, nothing otherwise."""
-        return features if self.joint else None
-
-    def classify(self, stage: int, x: Tensor) -> Prediction:
-        """The prediction of stage 1 (x24) or 2 (x48) alone, for patches x (N, 3, S, S) of that stage's size."""
-        shared = None
-        if self.joint:  # (N, 16, 1, 1) -> (N, 16)
-            shared = flatten(self.x12.features(avg_pool2d(x, SIZES[stage] // SIZES[0])))
-            if stage == 2:
-                shared = self.x24.features(avg_pool2d(x, 2), shared)
-        net = (self.x24, self.x48)[stage - 1]
-        return net.predict(net.features(x, shared))
-
-    # -------------------------------------------------------------------------------------- training
+    def arguments(self) -> dict[str, object]:
+        """What the constructor must be given for a detector with the same pipeline, JSON-able."""
+        settings = (
+            "thresholds", "nms_threshold", "stage_nms", "second_look", "levels_per_octave", "response_pool",
+            "max_proposals",
+        )  # fmt: skip
+        tables = [net.stack.table() for net in self.branches]
+        return {"tables": tables, **{name: getattr(self, name) for name in settings}}
 
     def stage_losses(
         self, stage: int, x: Tensor, labels: np.ndarray, deltas: np.ndarray, rng: np.random.Generator | None
     ) -> dict[str, Tensor]:
         """FaceCraft, Eq. (1), of one separate stage: x (N, 3, S, S), labels (N,), encoded targets (N, 4)."""
-        net = (self.x12, self.x24, self.x48)[stage]
+        net = self.branches[stage]
         prediction = net.predict(net.features(x), rng)
-        return {f"x{SIZES[stage]}": multi_task_loss(*prediction, labels, deltas)}
+        return {f"x{SIZES[stage]}": multi_task_loss(prediction.logits, prediction.deltas, labels, deltas)}
 
     def losses(
         self, x: Tensor, labels: np.ndarray, deltas: Sequence[np.ndarray], rng: np.random.Generator | None
@@ -254,54 +133,21 @@ class Cascade(Module, Pipeline):
         third = self.x48.predict(deep48, rng)
         losses = {}
         for stage, (prediction, rows) in enumerate(((first, slice(None)), (second, rows24), (third, rows48))):
-            loss = multi_task_loss(*prediction, labels[rows], deltas[stage][rows])
+            loss = multi_task_loss(prediction.logits, prediction.deltas, labels[rows], deltas[stage][rows])
             losses[f"x{SIZES[stage]}"] = loss * self.loss_weights[stage]
         return losses
 
-    # ------------------------------------------------------------------------------------- detection
 
-    def fuse(self) -> FusedCascade:
-        """The same detector for speed alone: it computes the same, several times as fast, from today's weights."""
-        return FusedCascade(self)
-
-    def detect(
-        self, images: Sequence[np.ndarray], min_face: float = 24.0, min_score: float | None = None
-    ) -> list[Detections]:
-        """As Pipeline.detect, by the fused nets."""
-        return self.fuse().detect(images, min_face, min_score)
-
-    def look_everywhere(self, pyramid: ImagePyramid, k: int) -> tuple[np.ndarray, np.ndarray]:
-        with no_grad():
-            logits, deltas = self.x12.maps(self.x12.features(self.normalise(pyramid.level(k)[None])))
-        return face_probability(logits.data[0, 0], logits.data[0, 1]), deltas.data[0]
-
-    def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
-        with no_grad():
-            prediction = self.classify(stage, self.normalise(pyramid.crop(squares, SIZES[stage])))
-        return prediction.face_probs(), prediction.deltas.data
-
-
-class SeparateCascade(Cascade):
+class SeparateCascade(FaceCraftCascade):
     """Three networks that know nothing of each other: the paper's baseline, and what joint training starts from."""
 
     joint = False
 
 
-class JointCascade(Cascade):
-    """One network, section 4.1: each branch's features enter the branches below it, and gradients flow back."""
+class JointCascade(FaceCraftCascade):
+    """One network, section 4.1: each branch's features enter the branches below it, and gradients flow back.
+
+    It begins with separately trained nets (section 4.2), see `start_from`.
+    """
 
     joint = True
-
-    def start_from(self, separate: SeparateCascade) -> None:
-        """Take over separately trained weights (section 4.2), so that every score is at first unchanged.
-
-        The outputs' weights for the features that come in from above start at 0.
-        """
-        own, theirs = dict(self.named_parameters()), dict(separate.named_parameters())
-        for name, p in own.items():
-            source = theirs[name].data
-            p.data[...] = 0
-            p.data[tuple(slice(n) for n in source.shape)] = source
-        for name in ("mean_colour", "deltas_mean", "deltas_std"):
-            getattr(self, name)[...] = getattr(separate, name)
-        self.thresholds = separate.thresholds

@@ -18,25 +18,17 @@ seed and the phase's number, so that a skipped phase does not change what the ne
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import numpy as np
 
 from minidetect.autograd import Tensor
-from minidetect.models.facecraft import SIZES, Cascade, JointCascade, SeparateCascade
-from minidetect.train.loop import Schedule, train_phase
-from minidetect.train.patches import (
-    BatchSource,
-    Photo,
-    Pool,
-    collect,
-    landmark_photos,
-    mine,
-    scene_photos,
-    wider_photos,
-)
+from minidetect.models.cascade import Cascade
+from minidetect.models.cascade_pipeline import SIZES
+from minidetect.models.facecraft import JointCascade, SeparateCascade
+from minidetect.train.cascade_run import CascadeRun, above, normalised, without_empty
+from minidetect.train.loop import Schedule
+from minidetect.train.patches import BatchSource, Found, Pool, collect, landmark_photos, mine
 
 PHASES = ("patches", "x12", "mined24", "x24", "mined48", "x48", "mined", "joint", "control")
 
@@ -79,27 +71,11 @@ class FaceCraftRecipe:
         return replace(self, schedules=shorter, joint=replace(self.joint, steps=min(steps, self.joint.steps)))
 
 
-class FaceCraftRun:
+class FaceCraftRun(CascadeRun):
     """One training run in one folder."""
 
-    def __init__(
-        self, data: Path, folder: Path, recipe: FaceCraftRecipe, seed: int,
-        check_nan: bool = False, progress: bool = True, photos: list[Photo] | None = None,
-    ) -> None:
-        self.data, self.folder, self.recipe, self.seed = Path(data), Path(folder), recipe, seed
-        self.check_nan, self.progress = check_nan, progress
-        self._photos = photos
-
-    def rng(self, phase: str) -> np.random.Generator:
-        return np.random.default_rng([self.seed, PHASES.index(phase)])
-
-    def photos(self) -> list[Photo]:
-        """The photos that negatives are mined on: WIDER FACE's training part and scenes without faces."""
-        if self._photos is None:
-            self._photos = wider_photos(self.data, "train", self.recipe.min_face) + scene_photos(self.data)
-        return self._photos
-
-    # ---------------------------------------------------------------------------------------- phases
+    phases = PHASES
+    recipe: FaceCraftRecipe
 
     def run(self, with_control: bool = False) -> dict[str, Cascade]:
         """All phases; the cascades by name: separate, joint, and control if asked for."""
@@ -130,43 +106,34 @@ class FaceCraftRun:
         return cascade
 
     def patches(self) -> tuple[Pool, Pool]:
-        def both() -> tuple[Pool, Pool]:
+        def both() -> Found:
             rng = self.rng("patches")
-            positives, negatives = collect(self.photos(), rng, 6, 40, 10, min_face=self.recipe.min_face)
-            more, near = collect(landmark_photos(self.data), rng, 4, 3, 3, min_face=self.recipe.min_face)
-            found, other = Pool.join([positives, more]), Pool.join([negatives, near])
-            if not (len(found.patches) and len(other.patches)):
-                raise ValueError(
-                    f"{self.data}: {len(found.patches)} patches of faces of at least {self.recipe.min_face:g} pixels "
-                    f"and {len(other.patches)} without a face were cut from the photos; a training needs both"
-                )
-            return found, other
+            photos = collect(self.photos(), rng, 6, 40, 10, min_face=self.recipe.min_face)
+            crops = collect(landmark_photos(self.data), rng, 4, 3, 3, min_face=self.recipe.min_face)
+            return self.checked(Found.join([photos, crops]))
 
-        return self.cached("patches", both)
+        return self.cached("patches", both, ("positives", "negatives"))
 
     def mined(self, cascade: Cascade, stages: int) -> tuple[Pool, Pool]:
         """What passes the first `stages` stages of a cascade at the mining thresholds."""
         name = ("mined24", "mined48", "mined")[stages - 1]
 
-        def run() -> tuple[Pool, Pool]:
+        def run() -> Found:
             pipeline = cascade.fuse()
             pipeline.thresholds = self.recipe.mining_thresholds[stages - 1]
             pipeline.second_look, pipeline.stage_nms = None, (0.7, 0.7)  # whatever spares time would hide negatives
-            most = self.recipe.mined_per_photo[stages - 1]
-            photos, rng = self.photos(), self.rng(name)
-            chosen = rng.permutation(len(photos))[: self.recipe.mining_photos[stages - 1]]
-            return mine(pipeline, [photos[i] for i in chosen], stages, rng, most, min_face=self.recipe.min_face)
+            most, rng = self.recipe.mined_per_photo[stages - 1], self.rng(name)
+            photos = self.some_photos(self.recipe.mining_photos[stages - 1], rng)
+            return mine(pipeline, photos, stages, rng, most, min_face=self.recipe.min_face)
 
-        positives, negatives = self.cached(name, run)
-        if len(negatives.patches) == 0:
-            warnings.warn(f"{name}: no false alarm on these photos; other negatives take their share", stacklevel=2)
-        return positives, negatives
+        positives, negatives = self.cached(name, run, ("positives", "negatives"))
+        return positives, self.warned(negatives, name)
 
     def train_stage(self, cascade: Cascade, stage: int, positives: Pool, negatives: list) -> None:
         """Train x12, x24 or x48 alone with Eq. (1)."""
         recipe, size = self.recipe, SIZES[stage]
         name = f"x{size}"
-        net = (cascade.x12, cascade.x24, cascade.x48)[stage]
+        net = cascade.branches[stage]
         positives = above(positives, recipe.positive_iou[stage])
         if size < SIZES[2]:  # once, rather than in every batch
             positives, negatives = positives.shrunk(size), [(pool.shrunk(size), k) for pool, k in negatives]
@@ -199,44 +166,3 @@ class FaceCraftRun:
 
         # Both start from the same generator: the same batches, augmentation and first dropout.
         self.train(name, cascade, losses, recipe.joint, self.rng("joint"))
-
-    # --------------------------------------------------------------------------------------- helpers
-
-    def train(self, name, net, losses, schedule: Schedule, rng: np.random.Generator | None = None) -> None:
-        rng = self.rng(name) if rng is None else rng
-        train_phase(
-            name, net, losses, schedule, self.folder, rng,
-            log_every=min(50, schedule.steps),  # a trial of a few steps has its curve, too
-            check_nan=self.check_nan, progress=self.progress,
-        )
-
-    def cached(self, name: str, make) -> tuple[Pool, Pool]:
-        """Positives and negatives from the folder, or from `make()` and then into the folder."""
-        files = [self.folder / f"{name}.{kind}.npz" for kind in ("positives", "negatives")]
-        if not all(file.exists() for file in files):
-            for pool, file in zip(make(), files, strict=True):
-                pool.save(file)
-        positives, negatives = (Pool.load(file) for file in files)
-        return positives, negatives
-
-    def set_statistics(self, cascade: Cascade, stage: int, positives: Pool) -> None:
-        """Mean and deviation of a stage's regression targets (section 4.1), from its training positives."""
-        cascade.deltas_mean[stage] = positives.deltas.mean(axis=0)
-        cascade.deltas_std[stage] = np.maximum(positives.deltas.std(axis=0), 1e-3)  # 0 for a single patch
-
-
-def above(pool: Pool, min_iou: float) -> Pool:
-    """The positives of a pool whose overlap with their face exceeds `min_iou`."""
-    rows = pool.iou > min_iou
-    return Pool(*(array[rows] for array in pool))
-
-
-def without_empty(pools: list[tuple[Pool, float]]) -> list[tuple[Pool, float]]:
-    """Pools with their shares; the share of an empty one (mining found nothing) goes to the others."""
-    kept = [(pool, share) for pool, share in pools if len(pool.patches)]
-    more = sum(share for _, share in pools) / sum(share for _, share in kept)
-    return [(pool, share * more) for pool, share in kept]
-
-
-def normalised(cascade: Cascade, stage: int, deltas: np.ndarray) -> np.ndarray:
-    return (deltas - cascade.deltas_mean[stage]) / cascade.deltas_std[stage]

@@ -25,7 +25,7 @@ from minidetect.detection.pyramid import ImagePyramid
 from minidetect.detection.sampler import sliding_windows
 from minidetect.detection.structures import Target, make_target
 from minidetect.kernels.iou import iou_matrix
-from minidetect.models.facecraft_pipeline import Pipeline
+from minidetect.models.cascade_pipeline import Pipeline
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 PATCH = 48
@@ -42,19 +42,27 @@ class Photo:
 
 
 class Pool(NamedTuple):
-    """Patches (N, 48, 48, 3) uint8; for positives also raw deltas (N, 4) to their face and IoU (N,) with it."""
+    """Patches (N, 48, 48, 3) uint8; for those on a face also raw deltas (N, 4) to it and IoU (N,) with its square.
+
+    points: (N, 10) landmarks x, y in sides of the patch, for patches cut to learn those, None for others.
+    """
 
     patches: np.ndarray
     deltas: np.ndarray
     iou: np.ndarray
+    points: np.ndarray | None = None
+
+    def rows(self, rows: np.ndarray) -> Pool:
+        """Some of the patches. rows: indices, or a mask (N,)."""
+        return Pool(*(None if array is None else array[rows] for array in self))
 
     def save(self, path: Path) -> None:
-        save_arrays(path, self._asdict())
+        save_arrays(path, {name: array for name, array in self._asdict().items() if array is not None})
 
     @classmethod
     def load(cls, path: Path) -> Pool:
         arrays = load_arrays(path)[0]
-        if set(arrays) != set(cls._fields):
+        if {*arrays, "points"} != set(cls._fields):
             raise ValueError(f"{path}: not a pool of patches: it holds {', '.join(sorted(arrays)) or 'nothing'}")
         return cls(**arrays)
 
@@ -70,7 +78,27 @@ class Pool(NamedTuple):
 
     @classmethod
     def join(cls, pools: Iterable[Pool]) -> Pool:
-        return cls(*(np.concatenate(parts) for parts in zip(*pools, strict=True)))
+        """All patches of the pools, which must agree on whether they have landmarks."""
+        pools = list(pools)
+        if len({pool.points is None for pool in pools}) > 1:
+            raise ValueError("pools with landmarks and pools without them cannot be joined")
+        return cls(*(None if parts[0] is None else np.concatenate(parts) for parts in zip(*pools, strict=True)))
+
+
+class Found(NamedTuple):
+    """What was cut from photos: around faces, elsewhere, and between the two."""
+
+    positives: Pool
+    negatives: Pool
+    parts: Pool
+
+    @classmethod
+    def join(cls, found: Iterable[Found]) -> Found:
+        return cls(*(Pool.join(pools) for pools in zip(*found, strict=True)))
+
+
+def nothing_found() -> Found:
+    return Found(empty_pool(), empty_pool(), empty_pool())
 
 
 def empty_pool() -> Pool:
@@ -127,9 +155,12 @@ def face_box(record: LandmarkRecord) -> np.ndarray:
 
 
 def jittered_squares(
-    gt_boxes: np.ndarray, each: int, min_iou: float, rng: np.random.Generator
+    gt_boxes: np.ndarray, each: int, min_iou: float, rng: np.random.Generator, max_iou: float = 1.0,
+    shift: float = 0.15, octaves: float = 0.25,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Random squares around faces, with IoU above `min_iou` to the face's square.
+    """Random squares around faces, with IoU above `min_iou`, and at most `max_iou`, to the face's square.
+
+    shift, octaves: how far a square may lie from its face, in sides of it, and by how much its size may differ.
 
     The paper takes its positives from the sliding windows; drawing them around each face gives the same
     windows in equal number for every face. Returns squares (N, 4), about `each` a face, and the face of each.
@@ -139,11 +170,12 @@ def jittered_squares(
     squares = xyxy_to_cxcywh(np.repeat(to_square(gt_boxes), 4 * each, axis=0))
     owner = np.repeat(np.arange(len(gt_boxes)), 4 * each)
     side = squares[:, 2:3]
-    squares[:, :2] += rng.uniform(-0.15, 0.15, (len(squares), 2)) * side
-    squares[:, 2:] *= 2 ** rng.uniform(-0.25, 0.25, (len(squares), 1))
+    squares[:, :2] += rng.uniform(-shift, shift, (len(squares), 2)) * side
+    squares[:, 2:] *= 2 ** rng.uniform(-octaves, octaves, (len(squares), 1))
     squares = cxcywh_to_xyxy(squares.astype(np.float32))
     iou = iou_matrix(squares, to_square(gt_boxes))
-    good = np.flatnonzero((iou[np.arange(len(squares)), owner] > min_iou) & (iou.argmax(axis=1) == owner))
+    own = iou[np.arange(len(squares)), owner]
+    good = np.flatnonzero((own > min_iou) & (own <= max_iou) & (iou.argmax(axis=1) == owner))
     if len(good) > each * len(gt_boxes):
         good = np.sort(rng.choice(good, each * len(gt_boxes), replace=False))
     return squares[good], owner[good]
@@ -159,11 +191,11 @@ def cut(pyramid: ImagePyramid, squares: np.ndarray, faces: np.ndarray | None = N
 
 
 def negatives_among(
-    windows: np.ndarray, target: Target, most: int, rng: np.random.Generator
+    windows: np.ndarray, target: Target, most: int, rng: np.random.Generator, max_iou: float = NEGATIVE_IOU
 ) -> np.ndarray:
     """At most `most` of the windows (N, 4) that hold no face and lie in no ignore region (section 6.1)."""
     if len(target.boxes):
-        windows = windows[iou_matrix(windows, to_square(target.boxes)).max(axis=1) < NEGATIVE_IOU]
+        windows = windows[iou_matrix(windows, to_square(target.boxes)).max(axis=1) < max_iou]
     windows = windows[~overlaps_ignore(windows, target.ignore)]
     if len(windows) > most:
         windows = windows[np.sort(rng.choice(len(windows), most, replace=False))]
@@ -176,29 +208,35 @@ def collect(
     positives_per_face: int = 6,
     negatives_per_photo: int = 60,
     near_per_photo: int = 15,
+    parts_per_face: int = 0,
     min_iou: float = 0.7,
+    negative_iou: float = NEGATIVE_IOU,
     min_face: float = 20.0,
-) -> tuple[Pool, Pool]:
+) -> Found:
     """Positives around every face, negatives from the sliding windows of every photo (section 4.2).
 
-    near_per_photo: further negatives that touch a face (IoU 0.1 to 0.5), which random windows hardly hit.
+    near_per_photo: further negatives that touch a face (IoU from 0.1), which random windows hardly hit.
+    parts_per_face: squares with an IoU between the negatives' and the positives'.
     """
-    positives, negatives = [empty_pool()], [empty_pool()]
+    found = [nothing_found()]
     for photo in tqdm(photos, desc="cutting patches", mininterval=5):
         image = load_image(photo.path)
         target = photo.target(image.shape[:2])
         pyramid = ImagePyramid(image, LEVELS_PER_OCTAVE)
         squares, owner = jittered_squares(target.boxes, positives_per_face, min_iou, rng)
-        positives.append(cut(pyramid, squares, target.boxes[owner]))
         windows = sliding_windows(
             image.shape[:2], 12, 8, LEVELS_PER_OCTAVE, max_upscale=12 / min_face, rng=rng
         )
-        chosen = [negatives_among(windows, target, negatives_per_photo, rng)]
+        chosen, parts = [negatives_among(windows, target, negatives_per_photo, rng, negative_iou)], empty_pool()
         if len(target.boxes):
             near = iou_matrix(windows, to_square(target.boxes)).max(axis=1) >= 0.1
-            chosen.append(negatives_among(windows[near], target, near_per_photo, rng))
-        negatives.append(cut(pyramid, np.concatenate(chosen)))
-    return Pool.join(positives), Pool.join(negatives)
+            chosen.append(negatives_among(windows[near], target, near_per_photo, rng, negative_iou))
+        if parts_per_face:
+            beside, whose = jittered_squares(target.boxes, parts_per_face, negative_iou, rng, min_iou, 0.4, 0.6)
+            parts = cut(pyramid, beside, target.boxes[whose])
+        positives = cut(pyramid, squares, target.boxes[owner])
+        found.append(Found(positives, cut(pyramid, np.concatenate(chosen)), parts))
+    return Found.join(found)
 
 
 def mine(
@@ -208,39 +246,54 @@ def mine(
     rng: np.random.Generator,
     negatives_per_photo: int,
     positives_per_photo: int = 20,
+    parts_per_photo: int = 0,
     min_iou: float = 0.7,
+    negative_iou: float = NEGATIVE_IOU,
     min_face: float = 20.0,
-) -> tuple[Pool, Pool]:
-    """What passes the first `stages` stages of the cascade: its true finds, and its hard negatives."""
-    positives, negatives = [empty_pool()], [empty_pool()]
+) -> Found:
+    """What passes the first `stages` stages of the cascade: its true finds, its hard negatives, what lies between."""
+    found = [nothing_found()]
     for photo in tqdm(photos, desc=f"mining with {stages} stages", mininterval=5):
         image = load_image(photo.path)
         target = photo.target(image.shape[:2])
         pyramid = ImagePyramid(image, cascade.levels_per_octave)
-        squares = to_square(cascade.survivors(pyramid, min_face, stages)[0])
-        matched, _ = match(squares, to_square(target.boxes), min_iou, NEGATIVE_IOU)
-        found = np.flatnonzero(matched >= 0)
-        if len(found) > positives_per_photo:
-            found = np.sort(rng.choice(found, positives_per_photo, replace=False))
-        positives.append(cut(pyramid, squares[found], target.boxes[matched[found]]))
-        negatives.append(cut(pyramid, negatives_among(squares, target, negatives_per_photo, rng)))
-    return Pool.join(positives), Pool.join(negatives)
+        squares = to_square(cascade.survivors(pyramid, min_face, stages).boxes)
+        matched, _ = match(squares, to_square(target.boxes), min_iou, negative_iou)
+        positives = on_faces(pyramid, squares, target, matched >= 0, positives_per_photo, rng)
+        negatives = cut(pyramid, negatives_among(squares, target, negatives_per_photo, rng, negative_iou))
+        between = np.zeros(len(squares), bool)
+        if parts_per_photo and len(target.boxes):
+            iou = iou_matrix(squares, to_square(target.boxes)).max(axis=1)
+            between = (iou >= negative_iou) & (iou < min_iou)
+        found.append(Found(positives, negatives, on_faces(pyramid, squares, target, between, parts_per_photo, rng)))
+    return Found.join(found)
+
+
+def on_faces(
+    pyramid: ImagePyramid, squares: np.ndarray, target: Target, mask: np.ndarray, most: int, rng: np.random.Generator
+) -> Pool:
+    """At most `most` patches of the squares (N, 4) in the mask (N,), each with the face that it overlaps most."""
+    rows = np.flatnonzero(mask)
+    if len(rows) > most:
+        rows = np.sort(rng.choice(rows, most, replace=False))
+    if len(rows) == 0:
+        return empty_pool()
+    return cut(pyramid, squares[rows], target.boxes[iou_matrix(squares[rows], to_square(target.boxes)).argmax(axis=1)])
 
 
 # ------------------------------------------------------------------------------------------ batches
 
 
-def augment(patches: np.ndarray, deltas: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def augment(patches: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Half of the patches mirrored (FaceCraft, section 4.2); brightness, contrast and colour varied.
 
-    patches (N, S, S, 3) uint8 -> float32 of the same shape; deltas (N, 4): a mirrored face lies as far
-    to the other side. The photometric part is ours: the paper has seven times as many faces.
+    patches (N, S, S, 3) uint8 -> float32 of the same shape, and which were mirrored (N,) bool, for their targets to
+    follow. The photometric part is ours: the paper has seven times as many faces.
     """
     count = len(patches)
     x = patches.astype(np.float32)
     flip = rng.random(count) < 0.5
     x[flip] = x[flip, :, ::-1]
-    deltas = flip_deltas(deltas, flip)
     grey = rng.random(count) < 0.2
     x[grey] = (x[grey] @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     contrast = rng.uniform(0.7, 1.3, (count, 1, 1, 1)).astype(np.float32)
@@ -248,7 +301,7 @@ def augment(patches: np.ndarray, deltas: np.ndarray, rng: np.random.Generator) -
     x -= 128
     x *= contrast
     x += (128 + offset).astype(np.float32)
-    return np.clip(x, 0, 255, out=x), deltas
+    return np.clip(x, 0, 255, out=x), flip
 
 
 class BatchSource:
@@ -274,5 +327,5 @@ class BatchSource:
         picks = [rng.integers(0, max(1, len(pool.patches)), count) for pool, count in self.parts]
         patches = np.concatenate([pool.patches[i] for (pool, _), i in zip(self.parts, picks, strict=True)])
         deltas = np.concatenate([pool.deltas[i] for (pool, _), i in zip(self.parts, picks, strict=True)])
-        patches, deltas = augment(patches, deltas, rng)
-        return patches, self.labels, deltas
+        patches, mirrored = augment(patches, rng)
+        return patches, self.labels, flip_deltas(deltas, mirrored)

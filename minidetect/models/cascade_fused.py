@@ -1,6 +1,6 @@
-"""FaceCraft for speed: the same nets as facecraft.py, each in one kernel, without autograd.
+"""A cascade for speed: the same nets as cascade.py, each in one kernel, without autograd.
 
-    x12 over a level     convolution, ReLU and maximum pooling in one pass (kernels/conv_fast.py)
+    x12 over a level     convolution, activation and maximum pooling in one pass (kernels/conv_fast.py)
     x24, x48             16 patches side by side through all layers (kernels/lanes.py), cut out of the pyramid
                          in that layout, and handed from branch to branch in it
 
@@ -18,14 +18,14 @@ from minidetect.detection.pyramid import ImagePyramid
 from minidetect.kernels.conv_fast import PackedConvolution
 from minidetect.kernels.lanes import Layer, halve, make_stack, run_stack
 from minidetect.kernels.simd import LANES
-from minidetect.models.facecraft_pipeline import SIZES, Pipeline, face_probability
+from minidetect.models.cascade_pipeline import SIZES, Look, Pipeline, face_probability
 
 if TYPE_CHECKING:
-    from minidetect.models.facecraft import Cascade, ConvStack, PatchNet, ProposalNet
+    from minidetect.models.cascade import Cascade, ConvStack, PatchNet, ProposalNet
 
 SETTINGS = (
     "thresholds", "nms_threshold", "stage_nms", "second_look", "levels_per_octave", "response_pool", "max_proposals",
-    "deltas_mean", "deltas_std", "mean_colour", "joint",
+    "deltas_mean", "deltas_std", "points_mean", "points_std", "mean_colour", "joint", "level_nms", "coder",
 )  # fmt: skip
 
 
@@ -42,7 +42,7 @@ class FusedCascade(Pipeline):
         patch_nets = (cascade.x24, cascade.x48)
         self.stacks = [make_stack(proposal_layers[:-1], SIZES[0])]
         self.stacks += [make_stack([*conv_layers(net.stack), fc_layer(net)], net.size) for net in patch_nets]
-        self.heads = [make_stack([patch_head(net)], 1) for net in patch_nets]
+        self.heads = [make_stack([patch_head(net, net is cascade.x48)], 1) for net in patch_nets]
         self.widths = [stack.features for stack in self.stacks]  # features of a branch's own
         if self.joint:  # ... and of those above it
             self.widths = np.cumsum(self.widths).tolist()
@@ -53,13 +53,16 @@ class FusedCascade(Pipeline):
             maps = layer(maps)
         return face_probability(*maps[0, :2]), maps[0, 2:]
 
-    def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
+    def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> Look:
         patches = pyramid.crop_lanes(squares, SIZES[stage], self.mean_colour, 1 / 128)
-        features = self.features(patches.reshape(len(patches), -1), stage)  # (B, 3, S, S, LANES) -> (B, ...)
-        heads = np.empty((len(features), 6, LANES), np.float32)
-        run_stack(self.heads[stage - 1], features, 1, heads.reshape(len(heads), -1))
-        outputs = heads.transpose(1, 0, 2).reshape(6, -1)[:, : len(squares)]  # (B, 6, LANES) -> (6, N)
-        return face_probability(*outputs[:2]), outputs[2:].T
+        # (B, 3, S, S, LANES) -> (B, 3*S*S*LANES); sizes are written out because B is 0 where no square is left
+        features = self.features(patches.reshape(len(patches), 3 * SIZES[stage] ** 2 * LANES), stage)
+        head = self.heads[stage - 1]
+        said = np.empty((len(features), head.features, LANES), np.float32)
+        run_stack(head, features, 1, said.reshape(len(said), head.features * LANES))
+        outputs = said.transpose(1, 0, 2).reshape(head.features, len(said) * LANES)  # (B, O, LANES) -> (O, B*LANES)
+        outputs = outputs[:, : len(squares)]
+        return Look(face_probability(*outputs[:2]), outputs[2:6].T, outputs[6:].T if len(outputs) > 6 else None)
 
     def features(self, patches: np.ndarray, stage: int) -> np.ndarray:
         """patches (B, 3*S*S*LANES) -> (B, F'*LANES): the branch's own, then those of the branches above it."""
@@ -74,28 +77,30 @@ class FusedCascade(Pipeline):
 
 
 def conv_layers(stack: ConvStack) -> list[Layer]:
-    """Convolution, ReLU, pooling: pooling before or after the ReLU is the same, and the tile has the ReLU for free."""
+    """Convolution, activation, pooling: for a ReLU the other order is the same, and the tile has it for free."""
+    slopes = [prelu.slope.data for prelu in stack.prelus] or [0.0] * len(stack.convs)
     return [
-        Layer(conv.weight.data, conv.bias.data, 0.0, pool) for conv, pool in zip(stack.convs, stack.pools, strict=True)
+        Layer(conv.weight.data, conv.bias.data, slope, pool)
+        for conv, slope, pool in zip(stack.convs, slopes, stack.pools, strict=True)
     ]
 
 
 def proposal_head(net: ProposalNet) -> Layer:
-    """x12's two 1x1 convolutions as one: background, face, four deltas."""
+    """x12's 1x1 convolutions as one: background, face, four deltas. Nobody asks x12 for landmarks."""
     parts = (net.logits, net.deltas)
     return Layer(np.concatenate([p.weight.data for p in parts]), np.concatenate([p.bias.data for p in parts]), 1.0)
 
 
 def fc_layer(net: PatchNet) -> Layer:
     """The fully connected layer as a convolution over the whole last map."""
-    channels = net.stack.convs[-1].weight.shape[0]
+    channels = net.stack.channels
     side = int(np.sqrt(net.fc.weight.shape[1] // channels))
     w = net.fc.weight.data.reshape(-1, channels, side, side)  # (F, C*S*S) -> (F, C, S, S)
-    return Layer(w, net.fc.bias.data, 0.0)
+    return Layer(w, net.fc.bias.data, 0.0 if net.prelu is None else net.prelu.slope.data)
 
 
-def patch_head(net: PatchNet) -> Layer:
-    """The two sibling outputs as one 1x1 convolution: background, face, four deltas."""
-    parts = (net.logits, net.deltas)
-    w = np.concatenate([p.weight.data for p in parts])[:, :, None, None]  # (6, F) -> (6, F, 1, 1)
+def patch_head(net: PatchNet, is_last: bool) -> Layer:
+    """The sibling outputs as one 1x1 convolution: background, face, four deltas, then x48's landmarks if it has any."""
+    parts = [net.logits, net.deltas] + [net.points] * (is_last and net.points is not None)
+    w = np.concatenate([p.weight.data for p in parts])[:, :, None, None]  # (O, F) -> (O, F, 1, 1)
     return Layer(w, np.concatenate([p.bias.data for p in parts]), 1.0)

@@ -1,9 +1,13 @@
-"""FaceCraft's test pipeline (section 4.3): a pyramid of windows, three looks at what is left, suppression.
+"""The test pipeline of the cascades: a pyramid of windows, three looks at what is left, suppression.
 
 `Pipeline` knows boxes, thresholds and levels, but no network: it asks `look_everywhere` and `look_again`, which
-facecraft.py answers through the autograd (to be read, and to be trained) and facecraft_fused.py for speed.
+cascade.py answers through the autograd (to be read, and to be trained) and cascade_fused.py for speed.
 
-Not in the paper: NMS between the stages, the second look, and the limit on proposals; see facecraft.Cascade.
+FaceCraft, section 4.3, and the multi-output cascade, section 2.1, differ in what thins out the boxes on the way:
+response map pooling there, "local NMS" here. Both are settings of one pipeline. In neither paper: the second look and
+the limit on proposals; see facecraft.FaceCraftCascade.
+
+Letters: N boxes, R of them that pass, P landmark points, PH PW size of a map of windows.
 """
 
 from __future__ import annotations
@@ -15,8 +19,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from minidetect.detection.box_coder import BoxCoder
-from minidetect.detection.boxes import clip_to_image, to_square
+from minidetect.detection.box_coder import BoxCoder, CornerCoder
+from minidetect.detection.boxes import clip_to_image, to_square, valid_boxes
 from minidetect.detection.pyramid import ImagePyramid
 from minidetect.detection.structures import Detections, make_detections
 from minidetect.kernels.nms import nms
@@ -24,7 +28,24 @@ from minidetect.kernels.response_map import response_map_pool
 from minidetect.ops.threshold import threshold_control
 
 SIZES = (12, 24, 48)
+CODERS = {"centre": BoxCoder, "corners": CornerCoder}
 STRIDE = 2  # of x12 over a pyramid level, from its one 2x2 pooling
+
+
+class Look(NamedTuple):
+    """What a net says of N squares: P(face) (N,), deltas (N, 4), points (N, 2 * P) or None."""
+
+    probs: np.ndarray
+    deltas: np.ndarray
+    points: np.ndarray | None = None
+
+
+class Refined(NamedTuple):
+    """What one look leaves: boxes (R, 4), scores (R,), landmarks (R, P, 2) or None."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    landmarks: np.ndarray | None
 
 
 class StageReport(NamedTuple):
@@ -34,6 +55,15 @@ class StageReport(NamedTuple):
     boxes_in: int
     boxes_out: int
     seconds: float
+
+
+class Survivors(NamedTuple):
+    """What passes the stages: boxes (N, 4), scores (N,), what each stage did, landmarks (N, P, 2) or None."""
+
+    boxes: np.ndarray
+    scores: np.ndarray
+    reports: list[StageReport]
+    landmarks: np.ndarray | None
 
 
 class Proposals(NamedTuple):
@@ -54,7 +84,11 @@ def face_probability(background: np.ndarray, face: np.ndarray) -> np.ndarray:
 
 
 class Pipeline:
-    """What every form of the cascade does with an image. The settings are described in facecraft.Cascade."""
+    """What every form of a cascade does with an image.
+
+    The settings are described in facecraft.FaceCraftCascade, those that have a value here in
+    multi_output_cascade.MultiOutputCascade.
+    """
 
     thresholds: tuple[float, float, float]
     nms_threshold: float
@@ -65,6 +99,10 @@ class Pipeline:
     max_proposals: int
     deltas_mean: np.ndarray
     deltas_std: np.ndarray
+    points_mean: np.ndarray | None = None  # (2 * P,)
+    points_std: np.ndarray | None = None
+    level_nms: float | None = None
+    coder: str = "centre"
     batch = 128  # patches at a time: a bound on memory
 
     def thorough(self) -> Pipeline:
@@ -78,12 +116,12 @@ class Pipeline:
         """x12 over level k: P(face) of every window (PH, PW), and the deltas (4, PH, PW)."""
         raise NotImplementedError
 
-    def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> tuple[np.ndarray, np.ndarray]:
-        """Stage 1 (x24) or 2 (x48) at squares (N, 4): P(face) (N,) and the deltas (N, 4)."""
+    def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> Look:
+        """Stage 1 (x24) or 2 (x48) at squares (N, 4)."""
         raise NotImplementedError
 
     def box_coder(self, stage: int) -> BoxCoder:
-        return BoxCoder(tuple(self.deltas_mean[stage]), tuple(self.deltas_std[stage]))
+        return CODERS[self.coder](tuple(self.deltas_mean[stage]), tuple(self.deltas_std[stage]))
 
     def detect(
         self, images: Sequence[np.ndarray], min_face: float = 24.0, min_score: float | None = None
@@ -100,20 +138,21 @@ class Pipeline:
     ) -> tuple[Detections, list[StageReport]]:
         """The test pipeline of section 4.3 on one image, with what each stage kept and how long it took."""
         pyramid = ImagePyramid(image, self.levels_per_octave)
-        boxes, scores, reports = self.survivors(pyramid, min_face, min_score=min_score)
+        boxes, scores, reports, landmarks = self.survivors(pyramid, min_face, min_score=min_score)
         start, before = time.perf_counter(), len(boxes)
         keep = nms(boxes, scores, self.nms_threshold)
         keep = keep[nms(boxes[keep], scores[keep], 0.7, mode="min")]  # a part inside a larger, better face
-        boxes, scores = clip_to_image(boxes[keep], pyramid.size), scores[keep]
-        inside = (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
-        reports.append(StageReport("nms", before, int(inside.sum()), time.perf_counter() - start))
-        return make_detections(boxes[inside], scores[inside]), reports
+        boxes = clip_to_image(boxes, pyramid.size)
+        keep = keep[valid_boxes(boxes[keep])]
+        reports.append(StageReport("nms", before, len(keep), time.perf_counter() - start))
+        points = None if landmarks is None else landmarks[keep]
+        return make_detections(boxes[keep], scores[keep], landmarks=points), reports
 
     def survivors(
         self, pyramid: ImagePyramid, min_face: float, stages: int = 3, min_score: float | None = None
-    ) -> tuple[np.ndarray, np.ndarray, list[StageReport]]:
-        """The boxes (N, 4) and scores (N,) that pass the first `stages` stages, before the final NMS."""
-        start = time.perf_counter()
+    ) -> Survivors:
+        """What passes the first `stages` stages, before the final NMS."""
+        start, landmarks = time.perf_counter(), None
         boxes, scores, windows, maps = self.propose(pyramid, min_face)
         reports = [StageReport("x12", windows, len(boxes), time.perf_counter() - start)]
         for stage in range(1, stages):
@@ -123,31 +162,28 @@ class Pipeline:
             if stage == 1 and self.second_look is not None:
                 boxes = boxes[self.score_where_moved(pyramid, maps, boxes) > self.second_look]
             threshold = min_score if stage == 2 and min_score is not None else self.thresholds[stage]
-            boxes, scores = self.refine(pyramid, boxes, stage, threshold)
+            boxes, scores, landmarks = self.refine(pyramid, boxes, stage, threshold)
             reports.append(StageReport(f"x{SIZES[stage]}", before, len(boxes), time.perf_counter() - start))
-        return boxes, scores, reports
+        return Survivors(boxes, scores, reports, landmarks)
 
     def propose(self, pyramid: ImagePyramid, min_face: float) -> Proposals:
         """Stage one: slide x12 over every level."""
         if not 4 <= min_face < np.inf:
             raise ValueError(f"min_face must be a number of pixels, at least 4 (x12 looks at 12), got {min_face}")
-        scores, deltas, corners, levels, maps = [], [], [], [], {}
+        boxes, scores, maps = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], {}
         for k in range(pyramid.level_for(min_face, SIZES[0]), pyramid.last_level(SIZES[0]) + 1):
             face_map, delta_map = self.face_map(pyramid, k)
             maps[k] = face_map
             if self.response_pool:
                 face_map = response_map_pool(face_map, self.response_pool)
             i, j = np.nonzero(face_map)
-            scores.append(face_map[i, j])
-            deltas.append(delta_map[:, i, j].T)
-            corners.append(np.stack([i, j], axis=1))
-            levels.append(np.full(len(i), k))
-        if not scores:  # the image is smaller than the smallest window
-            return Proposals(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), 0, {})
-        all_scores = np.concatenate(scores)
+            found, probs = self.map_boxes(pyramid, k, np.stack([i, j], axis=1), delta_map[:, i, j].T), face_map[i, j]
+            keep = slice(None) if self.level_nms is None else nms(found, probs, self.level_nms)
+            boxes.append(found[keep])
+            scores.append(probs[keep])
+        all_boxes, all_scores = np.concatenate(boxes), np.concatenate(scores)
         best = np.argsort(-all_scores, kind="stable")[: self.max_proposals]
-        boxes = self.map_boxes(pyramid, *(np.concatenate(a)[best] for a in (levels, corners, deltas)))
-        return Proposals(boxes, all_scores[best], sum(face_map.size for face_map in maps.values()), maps)
+        return Proposals(all_boxes[best], all_scores[best], sum(face_map.size for face_map in maps.values()), maps)
 
     def face_map(self, pyramid: ImagePyramid, k: int) -> tuple[np.ndarray, np.ndarray]:
         """`look_everywhere`, with 0 in place of the probabilities (PH, PW) that are not above the threshold."""
@@ -155,17 +191,15 @@ class Pipeline:
         face_map[face_map <= self.thresholds[0]] = 0
         return face_map, deltas
 
-    def map_boxes(
-        self, pyramid: ImagePyramid, levels: np.ndarray, corners: np.ndarray, deltas: np.ndarray
-    ) -> np.ndarray:
-        """The refined boxes (N, 4), in the image, of points of the levels' maps.
+    def map_boxes(self, pyramid: ImagePyramid, k: int, corners: np.ndarray, deltas: np.ndarray) -> np.ndarray:
+        """The refined boxes (N, 4), in the image, of points of level k's map.
 
-        levels (N,); corners (N, 2), row and column in its level's map; deltas (N, 4). Section 4.3: a point of
-        the map stands for the window whose upper left corner it is.
+        corners: (N, 2), row and column; deltas: (N, 4). FaceCraft, section 4.3: a point of the map stands for the
+        window whose upper left corner it is.
         """
         upper_left = corners[:, ::-1] * STRIDE
         windows = np.concatenate([upper_left, upper_left + SIZES[0]], axis=1)
-        return self.box_coder(0).decode(pyramid.to_image(windows, levels), deltas)
+        return self.box_coder(0).decode(pyramid.to_image(windows, k), deltas)
 
     def score_where_moved(self, pyramid: ImagePyramid, maps: dict[int, np.ndarray], boxes: np.ndarray) -> np.ndarray:
         """What x12 has said of the windows nearest to boxes (N, 4), (N,): its regression has moved them there.
@@ -185,19 +219,23 @@ class Pipeline:
                 scores[rows] = np.maximum(scores[rows], face_map[i, j])
         return scores
 
-    def refine(
-        self, pyramid: ImagePyramid, boxes: np.ndarray, stage: int, threshold: float
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Stages two and three: look at each box again, larger; drop it or move it.
-
-        boxes (N, 4) -> those whose score exceeds the threshold, refined (R, 4), and their scores (R,).
-        """
+    def refine(self, pyramid: ImagePyramid, boxes: np.ndarray, stage: int, threshold: float) -> Refined:
+        """Stages two and three: look at each box (N, 4) again, larger; drop it or move it."""
         squares = to_square(boxes)
-        kept, scores = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)]
-        for first in range(0, len(boxes), self.batch):
+        kept, scores, points = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], []
+        for first in range(0, max(1, len(boxes)), self.batch):
             part = squares[first : first + self.batch]
-            probs, deltas = self.look_again(pyramid, part, stage)
-            rows = threshold_control(probs, threshold)
-            kept.append(self.box_coder(stage).decode(part[rows], deltas[rows]))
-            scores.append(probs[rows])
-        return np.concatenate(kept), np.concatenate(scores)
+            look = self.look_again(pyramid, part, stage)
+            rows = threshold_control(look.probs, threshold)
+            kept.append(self.box_coder(stage).decode(part[rows], look.deltas[rows]))
+            scores.append(look.probs[rows])
+            if look.points is not None:
+                points.append(self.points_in(part[rows], look.points[rows]))
+        return Refined(np.concatenate(kept), np.concatenate(scores), np.concatenate(points) if points else None)
+
+    def points_in(self, squares: np.ndarray, points: np.ndarray) -> np.ndarray:
+        """Landmarks (N, P, 2) in the image, from what x48 says of squares (N, 4): points (N, 2 * P)."""
+        places = points * self.points_std + self.points_mean
+        places = places.reshape(len(points), points.shape[1] // 2, 2)  # (N, 2*P) -> (N, P, 2)
+        sides = squares[:, 2:] - squares[:, :2]
+        return (squares[:, None, :2] + places * sides[:, None]).astype(np.float32)
