@@ -4,7 +4,7 @@
     python benchmarks/what_a_batch_holds.py --data DIR --run RUN --out OUT [--seeds 0 1 2] [--fddb]
 
 The patches and proposals of RUN, its 12net and its 24net serve all trainings; a seed gives the initial weights, the
-batches and the dropout, the same for every condition.
+batches and the dropout, the same for every condition but `top n`, which draws twice as many candidates.
 
     points, hard    the reference: landmark faces in the batch, the 70 % of largest loss count
     no points       no landmark output, otherwise the same batches (MC-M1)
@@ -14,13 +14,14 @@ batches and the dropout, the same for every condition.
 Prints for each the loss over whole batches (all samples count) as training goes on, the step at which it first is as
 low as the condition `all` ever gets, AP on WIDER val and, with --fddb, recall on FDDB of the cascade with that 48net.
 Then for each net batches of 256 mixed samples against 4 times as many of 64 of one type: processor time for 1000 steps
-of 256 samples, and accuracy on patches of WIDER val. Finished trainings in OUT are kept.
+of 256 samples, and accuracy on patches of WIDER val. Finished trainings in OUT are kept, for the same settings only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -31,9 +32,6 @@ from minidetect.autograd import Tensor, no_grad
 from minidetect.evaluate.runs import run_fddb, run_wider, summarise_fddb
 from minidetect.models.cascade_pipeline import SIZES
 from minidetect.models.multi_output_cascade import (
-    LANDMARK,
-    NEGATIVE,
-    POSITIVE,
     MultiOutputCascade,
     sample_losses,
 )
@@ -61,6 +59,7 @@ CONDITIONS = {  # landmarks, keep, top n
 }
 BATCH = counts(28, 68, 24, 32)
 MIXED = counts(48, 112, 40, 56)  # 256
+PARTS_OF_RUN = ("patches", "x24.0.proposed", "x48.0.proposed")
 PARTS = 10  # of a training; the loss is measured after each
 
 
@@ -69,26 +68,21 @@ class Bench:
 
     def __init__(self, data: Path, run: Path, out: Path) -> None:
         self.data, self.run, self.out = data, run, out
+        files = ["patches.landmarks", *(f"{part}.{kind}" for part in PARTS_OF_RUN for kind in KINDS), "x12.0", "x24.0"]
+        if missing := [name for name in files if not (run / f"{name}.npz").is_file()]:
+            raise FileNotFoundError(f"{run}: no run of `minidetect train multi-output`: there is no {missing[0]}.npz")
         self.base = MultiOutputRun(data, run, MultiOutputRecipe(), 0)
         self.cut = self.base.patches()
         self.statistics = self.base_cascade().state_dict()
-        self.found = []
-        for name in ("x24.0", "x48.0"):
-            pools = [Pool.load(run / f"{name}.proposed.{kind}.npz") for kind in KINDS]
-            self.found.append(dict(zip((POSITIVE, NEGATIVE, -1), pools, strict=True)))
+        self.found = [self.base.loaded(name) for name in ("x24.0", "x48.0")]
 
     def base_cascade(self) -> MultiOutputCascade:
         """The run's 12net and 24net, with means and deviations of the targets; 48net with random weights."""
         cascade = MultiOutputCascade(np.random.default_rng(0))
-        cut = self.cut
-        cascade.mean_colour[:] = cut[NEGATIVE].patches[::20].mean(axis=(0, 1, 2))
-        cascade.points_mean[:] = cut[LANDMARK].points.mean(axis=0)
-        cascade.points_std[:] = np.maximum(cut[LANDMARK].points.std(axis=0), 1e-3)
-        for stage, net in enumerate(cascade.branches):
-            self.base.set_statistics(cascade, stage, Pool.join([cut[POSITIVE], cut[-1]]))
-            last = sorted(self.run.glob(f"x{SIZES[stage]}.[0-9].npz"))
-            if stage < 2:
-                net.load_state_dict(load_arrays(last[-1])[0], str(last[-1]))
+        self.base.set_all_statistics(cascade)
+        for net, size in ((cascade.x12, 12), (cascade.x24, 24)):
+            last = sorted(self.run.glob(f"x{size}.[0-9].npz"))[-1]
+            net.load_state_dict(load_arrays(last)[0], str(last))
         return cascade
 
     def fresh(self, seed: int, landmarks: bool = True) -> MultiOutputCascade:
@@ -151,11 +145,11 @@ def whole_loss(cascade: MultiOutputCascade, batches: list[TypedBatch]) -> float:
 def compare_48nets(bench: Bench, seed: int, steps: int, fddb: bool) -> list[dict]:
     schedule, rows = Schedule(steps, lr=0.01, warm_up=100, drops=()), []
     source = bench.source(2, BATCH)
-    judged = [source.draw(np.random.default_rng([seed, 9])) for _ in range(1)]
-    judged += [source.draw(np.random.default_rng([seed, 9, k])) for k in range(1, 16)]
+    judged = [source.draw(np.random.default_rng([seed, 9, k])) for k in range(16)]
     for name, (landmarks, keep, n) in CONDITIONS.items():
         file = bench.out / f"seed{seed}" / name.replace(", ", "-").replace(" ", "-") / "result.json"
         if not file.exists():
+            shutil.rmtree(file.parent, ignore_errors=True)  # what was cut short begins anew
             cascade, curve = bench.fresh(seed, landmarks), []
             for _ in bench.train(file.parent, cascade, 2, source, schedule, seed, keep, n):
                 curve.append(round(whole_loss(cascade, judged), 4))
@@ -197,8 +191,10 @@ def compare_batches(bench: Bench, seed: int, stage: int, steps: int) -> dict:
         cascade, source = bench.fresh(seed), bench.source(stage, MIXED, single)
         total = steps * 4 if single else steps
         schedule = Schedule(total, lr=0.01, warm_up=total // 10, drops=(0.8,))
+        folder = file.parent / f"{SIZES[stage]}-{single}"
+        shutil.rmtree(folder, ignore_errors=True)  # a training that was cut short cannot be timed
         start = time.process_time()
-        for _ in bench.train(file.parent / f"{SIZES[stage]}-{single}", cascade, stage, source, schedule, seed):
+        for _ in bench.train(folder, cascade, stage, source, schedule, seed):
             pass
         row[f"{name}: s per 1000 x 256"] = round((time.process_time() - start) / steps * 1000, 1)
         row[f"{name}: accuracy"] = round(accuracy(cascade, stage, *pools), 4)
@@ -238,6 +234,16 @@ def print_summary(rows: list[dict]) -> None:
                   f"{by[seed, name]['loss'][-1]} against {everything['loss'][-1]}")
 
 
+def check_same_settings(arguments: argparse.Namespace) -> None:
+    """Refuse a folder with results of other settings; note these in an empty one."""
+    file = arguments.out / "settings.json"
+    settings = {"run": str(arguments.run), "steps": arguments.steps, "fddb": arguments.fddb}
+    if file.exists() and json.loads(file.read_text()) != settings:
+        raise SystemExit(f"{arguments.out} holds results of {file.read_text().strip()}: choose another folder")
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(json.dumps(settings) + "\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -247,6 +253,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of 48net (default: 1000)")
     parser.add_argument("--fddb", action="store_true")
     arguments = parser.parse_args()
+    check_same_settings(arguments)
     bench, rows = Bench(arguments.data, arguments.run, arguments.out), []
     for seed in arguments.seeds:
         rows += compare_48nets(bench, seed, arguments.steps, arguments.fddb)

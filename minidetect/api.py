@@ -79,7 +79,7 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
 
     "mtcnn:FOLDER" is MTCNN with the weights that facenet-pytorch publishes, read without torch (models/mtcnn.py).
     A cascade gives a Detector of faces, R-CNN and its successors an ObjectDetector.
-    thorough: only for faces; looks at twice as many boxes, takes half as long again, and finds a few more faces among
+    thorough: only for faces and nets trained here; looks at more boxes, takes longer, and finds a few more faces among
         the least certain ones (README, "Default or thorough").
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights, or for
     `thorough` with a model of objects.

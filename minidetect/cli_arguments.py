@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minidetect import __version__
 
-THOROUGH = "of faces: takes half as long again, for a few more faces among the least certain"
+THOROUGH = "of faces: looks at more boxes, takes longer, for a few more faces among the least certain"
 BENCHMARKS = "landmarks: face crops with five points; objects: a folder of yours"
 SHORT_SIDE = "of images as the network sees them (default: 480)"
 MODEL_HELP = "one that ships (see `minidetect models`), a weights file, or mtcnn:DIR (default: facecraft)"
@@ -71,7 +71,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--min-face", type=face_size, metavar="PX", help="of faces: the smallest (default: 20)")
     p.add_argument("--thorough", action="store_true", help=THOROUGH)
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
-    p.add_argument("--plot", type=Path, metavar="FILE", help="draw recall against false positives there, a PNG")
+    p.add_argument("--plot", type=Path, metavar="FILE", help="draw the curve of recall, or of errors, there, a PNG")
     add_threads(p)
 
     p = commands.add_parser("anchors", help="how well anchors would cover the boxes of a folder of yours")

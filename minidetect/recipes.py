@@ -52,7 +52,7 @@ def facecraft(
 def multi_output(
     data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, control: bool = False
 ) -> list[Path]:
-    """Three separate nets with boxes and landmarks, then the end-to-end cascade; the rest as `facecraft`."""
+    """Three separate nets with boxes and landmarks, the end-to-end cascade, and that polished; as `facecraft`."""
     recipe = MultiOutputRecipe() if steps is None else MultiOutputRecipe().shortened(steps)
     run = MultiOutputRun(data, out, recipe, seed, check_nan=check_nan)
     return finish_cascades(run.run(with_control=control), out, "multi-output", seed, steps)

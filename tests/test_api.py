@@ -211,3 +211,27 @@ def test_import_is_quick():
     code = "import sys, minidetect.cli; minidetect.cli.parser().format_help(); print('numpy' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"coder": "foo"}, "coder must be one of centre, corners, got 'foo'"),
+        ({"thresholds": [0.1, 0.1]}, "thresholds must be three"),
+        ({"thresholds": [0.1, "x", 0.1]}, r"thresholds\[1\] must be a number from 0 to 1"),
+        ({"level_nms": 7}, "level_nms must be a number from 0 to 1, got 7"),
+        ({"stage_nms": [0.5]}, "stage_nms two"),
+        ({"levels_per_octave": 0}, "levels_per_octave must be a whole number of at least 1, got 0"),
+        ({"max_proposals": 2.5}, "max_proposals must be a whole number"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused_with_the_file(change, complaint, tmp_path):
+    from minidetect.models.multi_output_cascade import MultiOutputCascade
+
+    cascade, file = MultiOutputCascade(np.random.default_rng(0)), tmp_path / "odd.npz"
+    for name, value in change.items():
+        setattr(cascade, name, value)
+    api.save(cascade, file, {})
+    with pytest.raises(ValueError, match=complaint) as error:
+        minidetect.load(file)
+    assert str(file) in str(error.value)

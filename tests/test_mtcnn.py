@@ -114,8 +114,12 @@ def test_points_are_pairs_here(folder):
         (lambda state: state.update(extra=np.zeros(3, np.float32)), "extra"),
         (lambda state: state.update({"dense4.weight": np.zeros((128, 570), np.float32)}), "fc.weight"),
         (lambda state: state.update({"prelu1.weight": np.zeros(27, np.float32)}), "prelus.0.slope"),
+        (lambda state: state.update({"prelu1.bias": np.zeros(28, np.float32)}), "prelu1.bias"),
+        (lambda state: state.update({"stack.prelus.0.slope": np.zeros(28, np.float32)}), "stack.prelus.0.slope (of"),
+        (lambda state: state.update({"dense4.weight": np.zeros((127, 320), np.float32)}), "fc.weight"),
+        (lambda state: state.update({"dense4.weight": np.zeros((), np.float32)}), "fc.weight"),
     ],
-    ids=["missing", "too many", "a layer too small", "slopes too few"],
+    ids=["missing", "too many", "too small", "slopes too few", "a second slope", "our name", "no square", "0-d"],
 )
 def test_weights_of_another_net_are_refused_by_name(change, complaint, folder, tmp_path, rng):
     for stage, name in enumerate(FILES):
@@ -135,6 +139,16 @@ def test_a_missing_file(folder, tmp_path, capsys):
     outcome = run(capsys, "convert", f"mtcnn:{tmp_path}", tmp_path / "out.npz")
     assert (outcome.code, len(outcome.err)) == (2, 1)
     assert not (tmp_path / "out.npz").exists()
+
+
+def test_no_folder_at_all(capsys):
+    outcome = run(capsys, "convert", "mtcnn:", "out.npz")
+    assert outcome.code == 2 and "pnet.pt" in outcome.err[0]
+
+
+def test_thorough_is_not_for_them(folder):
+    with pytest.raises(ValueError, match="MTCNN"):
+        minidetect.load(f"mtcnn:{folder}", thorough=True)
 
 
 # --------------------------------------------------------------------------------------------- use

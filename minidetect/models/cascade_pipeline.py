@@ -105,8 +105,31 @@ class Pipeline:
     coder: str = "centre"
     batch = 128  # patches at a time: a bound on memory
 
+    def check_settings(self) -> None:
+        """Raise ValueError that names a setting which cannot be used: a weights file may hold any."""
+        shares = {f"thresholds[{k}]": t for k, t in enumerate(self.thresholds)} | {"nms_threshold": self.nms_threshold}
+        optional = {"second_look": self.second_look, "level_nms": self.level_nms}
+        optional |= {f"stage_nms[{k}]": t for k, t in enumerate(self.stage_nms or ())}
+        shares |= {name: value for name, value in optional.items() if value is not None}
+        for name, value in shares.items():
+            if not (isinstance(value, (int, float)) and 0 <= value <= 1):
+                raise ValueError(f"{name} must be a number from 0 to 1, got {value!r}")
+        if len(self.thresholds) != 3 or len(self.stage_nms or (0, 0)) != 2:
+            raise ValueError(f"thresholds must be three, stage_nms two: got {self.thresholds}, {self.stage_nms}")
+        for name, least in (("levels_per_octave", 1), ("response_pool", 0), ("max_proposals", 1)):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < least:
+                raise ValueError(f"{name} must be a whole number of at least {least}, got {value!r}")
+        if self.coder not in CODERS:
+            raise ValueError(f"coder must be one of {', '.join(CODERS)}, got {self.coder!r}")
+
     def thorough(self) -> Pipeline:
-        """A copy without the second look and with the settings between the stages that the nets were chosen with."""
+        """A copy without the second look and with the settings between the stages that the nets were chosen with.
+
+        Raises ValueError for MTCNN's weights, which have but the settings that they were published with.
+        """
+        if self.coder == "corners":
+            raise ValueError("thorough (--thorough) is for cascades that were trained here, not for MTCNN's weights")
         twin = copy.copy(self)
         twin.thresholds = (0.1, 0.1, self.thresholds[2])
         twin.second_look, twin.stage_nms = None, (0.7, 0.7)
@@ -136,7 +159,7 @@ class Pipeline:
     def detect_with_report(
         self, image: np.ndarray, min_face: float = 24.0, min_score: float | None = None
     ) -> tuple[Detections, list[StageReport]]:
-        """The test pipeline of section 4.3 on one image, with what each stage kept and how long it took."""
+        """The test pipeline on one image, with what each stage kept and how long it took."""
         pyramid = ImagePyramid(image, self.levels_per_octave)
         boxes, scores, reports, landmarks = self.survivors(pyramid, min_face, min_score=min_score)
         start, before = time.perf_counter(), len(boxes)

@@ -90,6 +90,7 @@ class FaceCraftCascade(Cascade):
         self.levels_per_octave, self.response_pool = levels_per_octave, response_pool
         self.max_proposals = max_proposals
         self.gates, self.loss_weights = tuple(gates), tuple(loss_weights)
+        self.check_settings()
 
     def arguments(self) -> dict[str, object]:
         """What the constructor must be given for a detector with the same pipeline, JSON-able."""

@@ -34,7 +34,7 @@ HEADS = (
 )
 SETTINGS = {
     "landmarks": (False, False, True), "thresholds": (0.6, 0.7, 0.7), "level_nms": 0.5, "stage_nms": (0.7, 0.7),
-    "nms_threshold": 1.0, "levels_per_octave": 2, "coder": "corners",
+    "nms_threshold": 1.0, "second_look": None, "levels_per_octave": 2, "coder": "corners",
 }  # fmt: skip
 
 
@@ -47,6 +47,8 @@ def load_mtcnn(folder: str | Path) -> MultiOutputCascade:
     cascade = MultiOutputCascade(np.random.default_rng(0), **SETTINGS)
     cascade.mean_colour[:] = 127.5
     cascade.points_mean[:] = 0
+    if not Path(folder).is_dir() or not str(folder):
+        raise FileNotFoundError(f"mtcnn:{folder} names no folder; MTCNN's weights are {', '.join(FILES)} in one")
     for stage, (net, name) in enumerate(zip(cascade.branches, FILES, strict=True)):
         file = Path(folder) / name
         if not file.is_file():
@@ -59,21 +61,30 @@ def load_mtcnn(folder: str | Path) -> MultiOutputCascade:
 def translated(theirs: dict[str, np.ndarray], stage: int, channels: int, own: dict[str, np.ndarray]) -> dict:
     """A net's tensors by the names that they have here. channels: of its last map; own: names and shapes here.
 
-    What has no place here keeps its name, for `load_state_dict` to complain about.
+    What has no place here keeps its name, and what has another shape keeps that, for `load_state_dict` to refuse.
     """
     convs = sum(name.startswith("stack.convs.") and name.endswith(".weight") for name in own)
-    names = HEADS[stage] | {f"conv{k + 1}": f"stack.convs.{k}" for k in range(convs)}
-    names |= {f"prelu{k + 1}": f"stack.prelus.{k}" for k in range(convs)}
+    layers = HEADS[stage] | {f"conv{k + 1}": f"stack.convs.{k}" for k in range(convs)}
+    slopes = {f"prelu{k + 1}": f"stack.prelus.{k}" for k in range(convs)}
     if stage:
-        names |= {f"dense{convs + 1}": "fc", f"prelu{convs + 1}": "prelu"}
+        layers[f"dense{convs + 1}"], slopes[f"prelu{convs + 1}"] = "fc", "prelu"
+    names = {f"{theirs}.{kind}": f"{here}.{kind}" for theirs, here in layers.items() for kind in ("weight", "bias")}
+    names |= {f"{theirs}.weight": f"{here}.slope" for theirs, here in slopes.items()}
     state = {}
     for name, array in theirs.items():
-        layer, _, kind = name.rpartition(".")
-        here = names.get(layer, layer)
-        if here == "fc" and kind == "weight" and array.ndim == 2 and array.shape[1] % channels == 0:
-            side = int(np.sqrt(array.shape[1] // channels))  # (F, W*H*C) -> (F, W, H, C) -> (F, C, H, W) -> (F, C*H*W)
-            array = array.reshape(-1, side, side, channels).transpose(0, 3, 2, 1).reshape(len(array), -1)
-        if here == "points":  # five x, five y -> x and y of each point
-            array = array.reshape(2, -1, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
-        state[f"{here}.{'slope' if 'prelu' in here else kind}"] = array
+        here = names.get(name, f"{name} (of the file)")
+        if here in own and array.shape == own[here].shape:
+            array = rearranged(array, here, channels)
+        state[here] = array
     return state
+
+
+def rearranged(array: np.ndarray, name: str, channels: int) -> np.ndarray:
+    """The same numbers in the order that the layer has here."""
+    if name == "fc.weight":
+        side = int(np.sqrt(array.shape[1] // channels))
+        maps = array.reshape(-1, side, side, channels)  # (F, W*H*C) -> (F, W, H, C)
+        return maps.transpose(0, 3, 2, 1).reshape(len(array), -1)  # -> (F, C, H, W) -> (F, C*H*W)
+    if name.startswith("points."):  # five x, five y -> x and y of each point
+        return array.reshape(2, -1, *array.shape[1:]).swapaxes(0, 1).reshape(array.shape)
+    return array

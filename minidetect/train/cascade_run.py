@@ -1,8 +1,8 @@
 """A training run of a cascade in one folder: what FaceCraft's and the multi-output cascade's have in common.
 
 Every phase leaves its result in the folder and is skipped when it is there, which is all that resuming needs beyond
-the checkpoints of `train_phase`. Each phase has a generator of its own, seeded by the run's seed and the phase's
-number, so that a skipped phase does not change what the next one draws.
+the checkpoints of `train_phase`. Each phase has a generator seeded by the run's seed and the phase's number, so that a
+skipped phase does not change what the next one draws.
 """
 
 from __future__ import annotations

@@ -119,9 +119,8 @@ class FaceCraftRun(CascadeRun):
         name = ("mined24", "mined48", "mined")[stages - 1]
 
         def run() -> Found:
-            pipeline = cascade.fuse()
+            pipeline = cascade.fuse().thorough()  # whatever spares time would hide negatives
             pipeline.thresholds = self.recipe.mining_thresholds[stages - 1]
-            pipeline.second_look, pipeline.stage_nms = None, (0.7, 0.7)  # whatever spares time would hide negatives
             most, rng = self.recipe.mined_per_photo[stages - 1], self.rng(name)
             photos = self.some_photos(self.recipe.mining_photos[stages - 1], rng)
             return mine(pipeline, photos, stages, rng, most, min_face=self.recipe.min_face)

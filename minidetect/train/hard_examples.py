@@ -33,8 +33,7 @@ def propose(
 ) -> Found:
     """What the first `stages` stages let through at these thresholds, sorted by IoU; at most `per_photo` negatives.
 
-    pipeline: is not changed; the second look and the narrower NMS, which spare time by hiding hard examples, are
-        switched off for this.
+    pipeline: is not changed; it works as `thorough`, without the second look. Its local NMS stays.
     """
     open_minded = pipeline.thorough()
     open_minded.thresholds = thresholds

@@ -112,14 +112,19 @@ class MultiOutputRun(CascadeRun):
     def separate(self) -> MultiOutputCascade:
         """Phases patches to x48: each net on what the ones before it let through, and on its own mistakes."""
         cascade = MultiOutputCascade(self.rng("patches"))
+        self.set_all_statistics(cascade)
+        for stage in range(3):
+            self.train_stage(cascade, stage)
+        return cascade
+
+    def set_all_statistics(self, cascade: MultiOutputCascade) -> None:
+        """The mean colour, and mean and deviation of all targets, from the patches that were cut."""
         cut = self.patches()
         cascade.mean_colour[:] = cut[NEGATIVE].patches[::20].mean(axis=(0, 1, 2))
         cascade.points_mean[:] = cut[LANDMARK].points.mean(axis=0)
         cascade.points_std[:] = np.maximum(cut[LANDMARK].points.std(axis=0), 1e-3)
         for stage in range(3):
             self.set_statistics(cascade, stage, Pool.join([cut[POSITIVE], cut[PART]]))
-            self.train_stage(cascade, stage)
-        return cascade
 
     def patches(self) -> dict[int, Pool]:
         """What is cut from the photos once, by type."""
@@ -129,7 +134,10 @@ class MultiOutputRun(CascadeRun):
             rng, settings = self.rng("patches"), {"min_face": recipe.min_face, "negative_iou": NEGATIVE_BELOW}
             photos = collect(self.photos(), rng, 6, 40, 10, 4, POSITIVE_FROM, **settings)
             crops = collect(landmark_photos(self.data), rng, 2, 2, 2, 2, POSITIVE_FROM, **settings)
-            return self.checked(Found.join([photos, crops]))
+            found = self.checked(Found.join([photos, crops]))
+            if len(found.parts.patches) == 0:
+                raise ValueError(f"{self.data}: no part of a face could be cut from the photos; a training needs some")
+            return found
 
         positives, negatives, parts = self.cached("patches", collected, KINDS)
         file = self.folder / "patches.landmarks.npz"

@@ -30,7 +30,7 @@ from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 PATCH = 48
 NEGATIVE_IOU = 0.5  # FaceCraft, section 4.2: negatives have a maximum IoU in [0, 0.5)
-LEVELS_PER_OCTAVE = 5  # of the pyramid that patches are cut from (section 4.2); mining uses the cascade's own
+LEVELS_PER_OCTAVE = 5  # of the pyramid that patches are cut from (the same); mining uses the cascade's own
 
 
 @dataclass(frozen=True)
@@ -193,7 +193,7 @@ def cut(pyramid: ImagePyramid, squares: np.ndarray, faces: np.ndarray | None = N
 def negatives_among(
     windows: np.ndarray, target: Target, most: int, rng: np.random.Generator, max_iou: float = NEGATIVE_IOU
 ) -> np.ndarray:
-    """At most `most` of the windows (N, 4) that hold no face and lie in no ignore region (section 6.1)."""
+    """At most `most` of the windows (N, 4) that hold no face and lie in no ignore region (FaceCraft, section 6.1)."""
     if len(target.boxes):
         windows = windows[iou_matrix(windows, to_square(target.boxes)).max(axis=1) < max_iou]
     windows = windows[~overlaps_ignore(windows, target.ignore)]
@@ -213,7 +213,7 @@ def collect(
     negative_iou: float = NEGATIVE_IOU,
     min_face: float = 20.0,
 ) -> Found:
-    """Positives around every face, negatives from the sliding windows of every photo (section 4.2).
+    """Positives around every face, negatives from the sliding windows of every photo (FaceCraft, section 4.2).
 
     near_per_photo: further negatives that touch a face (IoU from 0.1), which random windows hardly hit.
     parts_per_face: squares with an IoU between the negatives' and the positives'.
@@ -288,7 +288,7 @@ def augment(patches: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, 
     """Half of the patches mirrored (FaceCraft, section 4.2); brightness, contrast and colour varied.
 
     patches (N, S, S, 3) uint8 -> float32 of the same shape, and which were mirrored (N,) bool, for their targets to
-    follow. The photometric part is ours: the paper has seven times as many faces.
+    follow. The photometric part is ours: that paper has seven times as many faces.
     """
     count = len(patches)
     x = patches.astype(np.float32)

@@ -134,6 +134,16 @@ def mirror_points__in_place(points, mirrored):
     return points
 
 
+def mirror_points__sorts_by_x(points, mirrored):
+    faces = points.copy().reshape(-1, 5, 2)
+    faces[mirrored, :, 0] = 1 - faces[mirrored, :, 0]
+    for i in np.flatnonzero(mirrored):
+        for left, right in ((0, 1), (3, 4)):
+            if faces[i, left, 0] > faces[i, right, 0]:
+                faces[i, [left, right]] = faces[i, [right, left]]
+    return faces.reshape(-1, 10)
+
+
 def masked_gradient__times_a_mask(gradients, types, teaches):
     mask = np.isin(types, teaches)
     return gradients * mask[:, None] / max(mask.sum(), 1)
@@ -169,6 +179,12 @@ def masked_gradient__first_type_only(gradients, types, teaches):
 
 def masked_gradient__hides_what_is_no_number(gradients, types, teaches):
     return np.nan_to_num(masked_gradient(gradients, types, teaches))
+
+
+def masked_gradient__forgives_only_nan(gradients, types, teaches):
+    teach = np.isin(types, teaches)[:, None]
+    with np.errstate(invalid="ignore"):
+        return np.where(np.isnan(gradients) & ~teach, 0, gradients * teach) / max(1, teach.sum())
 
 
 def hardest__easiest(losses, keep):
@@ -216,6 +232,10 @@ def hardest__share_of_the_largest_loss(losses, keep):
 
 def hardest__values(losses, keep):
     return losses[hardest(losses, keep)]
+
+
+def hardest__floats_for_no_sample(losses, keep):
+    return hardest(losses, keep) if len(losses) else np.array([])
 
 
 def suppress(boxes, scores, dropped):
@@ -278,3 +298,7 @@ def nms_by_smaller__worst_first(boxes, scores, threshold):
 
 def nms_by_smaller__later_ties_win(boxes, scores, threshold):
     return len(boxes) - 1 - nms_by_smaller(boxes[::-1], scores[::-1], threshold)
+
+
+def nms_by_smaller__floats_for_no_box(boxes, scores, threshold):
+    return np.array([int(row) for row in nms_by_smaller(boxes, scores, threshold)])
