@@ -86,7 +86,7 @@ def first_stage(model: Pipeline, image: np.ndarray, suppress) -> tuple[np.ndarra
 
 
 def points_to_boxes(model, pyramid, k, i, j, deltas):
-    return model.map_boxes(pyramid, np.full(len(i), k), np.stack([i, j], axis=1), deltas[:, i, j].T)
+    return model.map_boxes(pyramid, k, np.stack([i, j], axis=1), deltas[:, i, j].T)
 
 
 def by_pooling(mode: str | None):

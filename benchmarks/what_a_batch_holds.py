@@ -253,8 +253,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000, help="of 48net (default: 1000)")
     parser.add_argument("--fddb", action="store_true")
     arguments = parser.parse_args()
-    check_same_settings(arguments)
     bench, rows = Bench(arguments.data, arguments.run, arguments.out), []
+    check_same_settings(arguments)
     for seed in arguments.seeds:
         rows += compare_48nets(bench, seed, arguments.steps, arguments.fddb)
     print_summary(rows)

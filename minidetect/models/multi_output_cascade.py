@@ -66,7 +66,7 @@ class MultiOutputCascade(Cascade):
 
     dropout: probability before each branch's outputs. thresholds: of the face probability after each stage; a
         box goes on when it exceeds them. Chosen on WIDER FACE val, as was second_look; the paper's first figure has
-        0.6, 0.6, 0.7, but its x12 and x24 saw other shares of faces in training.
+        0.6, 0.6, 0.7.
     level_nms: IoU above which the lower-scored of two boxes of one pyramid level is dropped ("local NMS"), None for no
         such step. stage_nms: the same over all levels, before x24 and before x48.
     nms_threshold: the same at the end ("global NMS"); of boxes one in the other the better one is then kept, by an

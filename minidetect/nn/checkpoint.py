@@ -59,7 +59,7 @@ def save_arrays(
 ) -> None:
     """Write arrays, and a JSON-able `meta`, to an .npz file.
 
-    compressed: weights of a network then take 7 % less room, and ten times as long to write.
+    compressed: takes a little less room for weights, and longer to write.
     """
     entries = dict(arrays)
     if meta is not None:

@@ -11,9 +11,7 @@
     control     the separate nets, trained further by the same batches and gates: what joint training is
                 measured against at an equal number of iterations (on demand)
 
-Every phase leaves its result in the folder and is skipped when it is there, which is all that resuming
-needs beyond the checkpoints of `train_phase`. Each phase has a generator of its own, seeded by the run's
-seed and the phase's number, so that a skipped phase does not change what the next one draws.
+The phases leave their results in the folder as cascade_run.py says.
 """
 
 from __future__ import annotations
