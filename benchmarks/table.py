@@ -4,7 +4,8 @@
     python benchmarks/table.py benchmarks/results/*.json --readme    # between README's two marker comments
 
 A file holds `machine`, and `runs` (benchmarks/kernels.py) or `whole` (benchmarks/end_to_end.py, cold_start.py):
-a list of {"what", "threads", "seconds": {contestant: seconds}, "bar": text, "met": true, false or null}.
+a list of {"what", "threads", "seconds": {contestant: seconds}, "bar": text, "met": true, false or null}; or
+`resolutions` (benchmarks/extd_resolution.py): a list of {"size", "seconds": {model: seconds}}. Others are passed over.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ NAMES |= {"torch, norms folded": "PyTorch (norms folded)", f"{OURS}, not fused":
 
 def tables(documents: Sequence[Mapping]) -> str:
     """Markdown: the machine, one row a family of kernels, one row a whole task."""
-    parts = [machine_line(max((d["machine"] for d in documents), key=len))]  # the one that names the peers
+    parts = [machine_line(max((d["machine"] for d in documents if "machine" in d), key=len))]  # that names the peers
     runs = [run for document in documents for run in document.get("runs", ())]
     whole = [row for document in documents for row in document.get("whole", ())]
     if runs:
         parts.append(kernel_table(runs))
     if whole:
         parts.append(whole_table(whole))
+    parts += [resolution_table(document["resolutions"]) for document in documents if "resolutions" in document]
     return "\n\n".join(parts) + "\n"
 
 
@@ -77,6 +79,17 @@ def whole_table(rows: Sequence[Mapping]) -> str:
         others = ", ".join(f"{NAMES.get(n, n)} {duration(s)}" for n, s in row["seconds"].items() if n != OURS)
         ours = duration(row["seconds"][OURS])
         lines.append(f"| {row['what']} | {row['threads']} | {ours} | {others} | {row['bar']} | {verdict([row])} |")
+    return "\n".join(lines)
+
+
+def resolution_table(rows: Sequence[Mapping]) -> str:
+    """A row a model, a column a size of the image."""
+    lines = [
+        "| one thread, square images | " + " | ".join(str(row["size"]) for row in rows) + " |",
+        "| --- |" + " --- |" * len(rows),
+    ]
+    for name in rows[0]["seconds"]:
+        lines.append(f"| {name} | " + " | ".join(duration(row["seconds"][name]) for row in rows) + " |")
     return "\n".join(lines)
 
 

@@ -31,7 +31,7 @@ def measure(model, benchmark: str, data: Path) -> dict[str, float]:
     if benchmark == "landmarks":
         errors = run_facepoint(model, data).errors
         return {"mean_error": round(float(errors.mean), 5), "missed": errors.num_missed}
-    curve, _ = run_wider(model, data)
+    curve = run_wider(model, data).curve
     return {"ap": curve.ap} | {f"recall_at_{n}_fp": curve.recall_at(n) for n in (10, 50, 100, 200)}
 
 

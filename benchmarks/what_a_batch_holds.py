@@ -174,7 +174,7 @@ def measure(bench: Bench, cascade: MultiOutputCascade, fddb: bool) -> dict[str, 
     cascade.x12, cascade.x24 = whole.x12, whole.x24
     cascade.thresholds = (0.1, 0.1, 0.1)
     pipeline = cascade.fuse()
-    result = {"ap": round(run_wider(pipeline, bench.data)[0].ap, 4)}
+    result = {"ap": round(run_wider(pipeline, bench.data).curve.ap, 4)}
     return result | (summarise_fddb(run_fddb(pipeline, bench.data).curves) if fddb else {})
 
 

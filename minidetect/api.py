@@ -3,7 +3,7 @@
 Weights are .npz files with a `__meta__` entry: {"model": class name, "arguments": its constructor's,
 "training": how it was made}. Those that ship stand in `minidetect/weights`, a model card beside each. A model of
 several classes (api_objects.py) is loaded and asked in the same way. Weights that others have published are read where
-they lie, as `mtcnn:FOLDER`, or made into such a file by `convert`.
+they lie, as `mtcnn:FOLDER` or `extd:FILE`, or made into such a file by `convert`.
 """
 
 from __future__ import annotations
@@ -18,14 +18,21 @@ from minidetect.api_objects import SETTINGS, ObjectDetector, build_objects
 from minidetect.data.images import ImageSource, check_is_list, load_image
 from minidetect.detection.structures import Detections
 from minidetect.models.cascade import Cascade
+from minidetect.models.cascade_pipeline import Pipeline
+from minidetect.models.extd import EXTD
+from minidetect.models.extd_weights import load_extd
 from minidetect.models.facecraft import JointCascade, SeparateCascade
 from minidetect.models.mtcnn import load_mtcnn
 from minidetect.models.multi_output_cascade import EndToEndCascade, MultiOutputCascade
+from minidetect.models.single_shot import SingleShot
+from minidetect.models.single_shot_scales import ManyLooks
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 WEIGHTS = Path(__file__).parent / "weights"
-PUBLISHED = {"mtcnn": load_mtcnn}  # readers of a folder of published weights, by what stands before the colon
-MODELS = {kind.__name__: kind for kind in (JointCascade, SeparateCascade, EndToEndCascade, MultiOutputCascade)}
+# Readers of published weights by what stands before the colon, and what stands behind it.
+PUBLISHED = {"mtcnn": (load_mtcnn, "FOLDER"), "extd": (load_extd, "FILE")}
+MODELS = {kind.__name__: kind for kind in (JointCascade, SeparateCascade, EndToEndCascade, MultiOutputCascade, EXTD)}
+FaceModel = Cascade | SingleShot
 
 
 class Detector:
@@ -37,22 +44,24 @@ class Detector:
 
     classes = ("face",)
 
-    def __init__(self, model: Cascade, name: str, training: Mapping, thorough: bool = False) -> None:
+    def __init__(self, model: FaceModel, name: str, training: Mapping, thorough: bool = False) -> None:
         self.model = model
-        self.pipeline = model.fuse().thorough() if thorough else model.fuse()
+        self.pipeline = thorough_form(model.fuse()) if thorough else model.fuse()
         self.name, self.training = name, training
 
     def detect(
-        self, images: Iterable[ImageSource], min_face: float = 24.0, threshold: float | None = None
+        self, images: Iterable[ImageSource], min_face: float | None = None, threshold: float | None = None
     ) -> list[Detections]:
         """Find faces in each image; an image without any gives arrays of length 0.
 
         images: paths, Pillow images, or (H, W, 3) uint8 RGB arrays, in any mix; a list even for one image.
-        min_face: the smallest face to look for, the longer side of its box in pixels.
+        min_face: the smallest face to look for, the longer side of its box in pixels; None for the model's own choice,
+            24 for a cascade, 8 for EXTD.
         threshold: the score that a face must exceed; None for the model's own.
         Raises ImageError (a ValueError) that names an image which cannot be read.
         """
         check_is_list(images)
+        min_face = self.pipeline.smallest_face if min_face is None else min_face
         return self.pipeline.detect([load_image(image) for image in images], min_face, threshold)
 
     def __repr__(self) -> str:
@@ -77,10 +86,11 @@ def shipped_models() -> list[ShippedModel]:
 def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Detector | ObjectDetector:
     """A detector by the name of a model that ships, or from a weights file of one's own training.
 
-    "mtcnn:FOLDER" is MTCNN with the weights that facenet-pytorch publishes, read without torch (models/mtcnn.py).
-    A cascade gives a Detector of faces, R-CNN and its successors an ObjectDetector.
-    thorough: only for faces and nets trained here; looks at more boxes, takes longer, and finds a few more faces among
-        the least certain ones (README, "Default or thorough").
+    "mtcnn:FOLDER" is MTCNN with the weights that facenet-pytorch publishes (models/mtcnn.py), "extd:FILE" is EXTD with
+    one of the files that its authors publish (models/extd_weights.py); both are read without torch.
+    A cascade or EXTD gives a Detector of faces, R-CNN and its successors an ObjectDetector.
+    thorough: only for faces, and not for MTCNN; takes longer and finds more faces. A cascade looks at more boxes
+        (README, "Default or thorough"), EXTD at several scales and the mirror image (models/single_shot_scales.py).
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights, or for
     `thorough` with a model of objects.
     """
@@ -103,10 +113,15 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
     return Detector(built, str(name_or_path), meta.get("training", {}), thorough)
 
 
-def read_published(name: str) -> Cascade | None:
-    """The model behind a name such as "mtcnn:FOLDER", None for a name of any other form."""
-    kind, colon, folder = name.partition(":")
-    return PUBLISHED[kind](folder) if colon and kind in PUBLISHED else None
+def thorough_form(fused: FaceModel) -> Pipeline | ManyLooks:
+    """What `thorough` means for this model; ValueError for MTCNN's weights."""
+    return ManyLooks(fused) if isinstance(fused, SingleShot) else fused.thorough()
+
+
+def read_published(name: str) -> FaceModel | None:
+    """The model behind a name such as "mtcnn:FOLDER" or "extd:FILE", None for a name of any other form."""
+    kind, colon, path = name.partition(":")
+    return PUBLISHED[kind][0](path) if colon and kind in PUBLISHED else None
 
 
 def convert(name: str, path: str | Path) -> None:
@@ -116,12 +131,12 @@ def convert(name: str, path: str | Path) -> None:
     """
     model = read_published(name)
     if model is None:
-        forms = ", ".join(f"{kind}:FOLDER" for kind in PUBLISHED)
+        forms = ", ".join(f"{kind}:{what}" for kind, (_, what) in PUBLISHED.items())
         raise ValueError(f"{name!r}: weights that can be converted are given as {forms}")
     save(model, path, {"converted from": name})
 
 
-def build(meta: object, path: Path, name: str) -> Cascade | ObjectDetector:
+def build(meta: object, path: Path, name: str) -> FaceModel | ObjectDetector:
     """The untrained model that a file's meta data describe; ValueError that names the file if they do not."""
     kind = meta.get("model") if isinstance(meta, dict) else None
     if kind is None and isinstance(meta, dict) and "rng" in meta:
@@ -139,7 +154,7 @@ def build(meta: object, path: Path, name: str) -> Cascade | ObjectDetector:
         raise ValueError(f"{path}: its meta data do not describe a {kind}: {error}") from None
 
 
-def save(model: Cascade, path: str | Path, training: Mapping) -> None:
+def save(model: FaceModel, path: str | Path, training: Mapping) -> None:
     """Write a model so that `load` can read it. training: JSON-able facts about how it was made."""
     meta = {"model": type(model).__name__, "arguments": model.arguments(), "training": dict(training)}
     save_arrays(path, model.state_dict(), meta, compressed=True)

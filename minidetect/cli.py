@@ -40,8 +40,6 @@ if TYPE_CHECKING:
     from minidetect.detection.structures import Detections
     from minidetect.models.cascade_pipeline import StageReport
 
-SMALLEST_FACE = 24.0  # pixels
-
 # The library is imported inside the functions: `--threads` must be set before NumPy loads its BLAS, and
 # `minidetect --help` should not wait for any of it.
 
@@ -133,7 +131,8 @@ def train(arguments: argparse.Namespace) -> int:
     from minidetect.recipes import run_recipe
 
     given = vars(arguments)
-    options = {key: given[key] for key in ("control", "short_side", "vertical_flips") if key in given}
+    names = ("control", "structure", "width", "act", "short_side", "vertical_flips")
+    options = {key: given[key] for key in names if key in given}
     with CompileNote(DETECTION_KERNELS + TRAINING_KERNELS, live=False):  # the last line belongs to the progress bar
         files = run_recipe(
             arguments.recipe, arguments.data, arguments.out, arguments.seed, arguments.steps, arguments.resume,
@@ -229,7 +228,8 @@ def timed_detection(
         if isinstance(detector, ObjectDetector):
             found, stages = detector.detect_one(image, detector.likely if threshold is None else threshold), []
         else:
-            found, stages = detector.pipeline.detect_with_report(image, min_face or SMALLEST_FACE, threshold)
+            smallest = min_face or detector.pipeline.smallest_face
+            found, stages = detector.pipeline.detect_with_report(image, smallest, threshold)
     return found, stages, time.perf_counter() - start
 
 

@@ -13,10 +13,13 @@ from pathlib import Path
 
 from minidetect import __version__
 
-THOROUGH = "of faces: looks at more boxes, takes longer, for a few more faces among the least certain"
+THOROUGH = "of faces: looks at more boxes, or at several scales (EXTD); takes longer and finds more"
 BENCHMARKS = "landmarks: face crops with five points; objects: a folder of yours"
+DETECTIONS = "a text in FDDB's format; for wider a folder of texts EVENT/IMAGE.txt in its own"
+RECIPES = "facecraft, multi-output, extd; for objects faster-rcnn, fast-rcnn, rcnn"
+SOURCES = "mtcnn:DIR with pnet.pt, rnet.pt and onet.pt, or extd:EXTD_32.pth, _48 or _64; needs no torch"
 SHORT_SIDE = "of images as the network sees them (default: 480)"
-MODEL_HELP = "one that ships (see `minidetect models`), a weights file, or mtcnn:DIR (default: facecraft)"
+MODEL_HELP = "one that ships (see `minidetect models`), a weights file, mtcnn:DIR or extd:FILE (default: facecraft)"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -32,7 +35,7 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("detect", help="find faces, or what a model of yours knows, in your images")
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     p.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
-    p.add_argument("--min-face", type=face_size, metavar="PX", help="of faces: the smallest (default: 24)")
+    p.add_argument("--min-face", type=face_size, metavar="PX", help="of faces: the smallest (default: 24, EXTD: 8)")
     p.add_argument("--thorough", action="store_true", help=THOROUGH)
     p.add_argument("--threshold", type=probability, metavar="T", help="score a detection must exceed, 0 to 1")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the detections there")
@@ -44,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--stages", action="store_true", help="of faces: also what each stage kept, and its time")
 
     p = commands.add_parser("train", help="train a model")
-    p.add_argument("recipe", metavar="RECIPE", help="facecraft, multi-output; for objects faster-rcnn, fast-rcnn, rcnn")
+    p.add_argument("recipe", metavar="RECIPE", help=RECIPES)
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     p.add_argument("--out", type=Path, required=True, metavar="DIR")
     p.add_argument("--seed", type=natural, default=0, metavar="N", help="of everything random (default: 0)")
@@ -55,6 +58,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--control", action="store_true", default=nothing, help="faces: also train the separate nets on"
     )
+    p.add_argument("--structure", choices=("fpn", "ssd"), default=nothing, help="extd: of its maps (default: fpn)")
+    p.add_argument("--width", type=int, choices=(32, 48, 64), default=nothing, help="extd: channels (default: 32)")
+    p.add_argument("--act", choices=("relu", "lrelu", "prelu"), default=nothing, help="extd: (default: prelu)")
     p.add_argument("--short-side", type=image_side, default=nothing, metavar="PX", help=SHORT_SIDE)
     p.add_argument(
         "--vertical-flips", action="store_true", default=nothing, help="objects: images may stand on their heads"
@@ -66,7 +72,8 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--data", type=Path, required=True, metavar="DIR")
     what = p.add_mutually_exclusive_group()
     what.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
-    what.add_argument("--detections", type=Path, metavar="FILE", help="in FDDB's text format")
+    what.add_argument("--detections", type=Path, metavar="PATH", help=DETECTIONS)
+    p.add_argument("--write-detections", type=Path, metavar="DIR", help="wider: write there what was found, as texts")
     p.add_argument("--split", metavar="NAME", help="of a folder of yours (default: test)")
     p.add_argument("--min-face", type=face_size, metavar="PX", help="of faces: the smallest (default: 20)")
     p.add_argument("--thorough", action="store_true", help=THOROUGH)
@@ -83,7 +90,7 @@ def parser() -> argparse.ArgumentParser:
     commands.add_parser("models", help="what ships with the package")
 
     p = commands.add_parser("convert", help="make a weights file of weights that others have published")
-    p.add_argument("source", metavar="mtcnn:DIR", help="a folder with pnet.pt, rnet.pt, onet.pt; needs no torch")
+    p.add_argument("source", metavar="SOURCE", help=SOURCES)
     p.add_argument("out", type=Path, metavar="FILE.npz")
 
     p = commands.add_parser("warmup", help="compile now what a first detection would have to wait for")

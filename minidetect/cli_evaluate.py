@@ -11,7 +11,8 @@ from minidetect.console import DETECTION_KERNELS, CompileNote, check_can_write, 
 
 if TYPE_CHECKING:
     from minidetect.evaluate.average_precision import Curve
-    from minidetect.models.cascade_pipeline import Pipeline, StageReport
+    from minidetect.evaluate.runs import FaceFinder
+    from minidetect.models.cascade_pipeline import StageReport
 
 SMALLEST = 20.0  # face, in pixels
 
@@ -29,8 +30,8 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         return evaluate_landmarks(arguments)
     if arguments.detections:
         refuse(arguments, ["min_face", "thorough"], "not with --detections, which were found before")
-    if arguments.benchmark == "wider" and arguments.detections:
-        raise ValueError("--detections are in FDDB's format: only for `evaluate fddb`")
+    if arguments.benchmark != "wider" or arguments.detections:
+        refuse(arguments, ["write_detections"], "only for `evaluate wider` with a model")
     with CompileNote(DETECTION_KERNELS, live=False):  # the last line belongs to the progress bar
         curve, summary, stages = (measure_wider if arguments.benchmark == "wider" else measure_fddb)(arguments)
     for key, value in summary.items():
@@ -65,8 +66,8 @@ def evaluate_landmarks(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def face_pipeline(arguments: argparse.Namespace) -> Pipeline:
-    """The cascade to measure. Raises ValueError for a model of objects."""
+def face_pipeline(arguments: argparse.Namespace) -> FaceFinder:
+    """What is to be measured. Raises ValueError for a model of objects."""
     from minidetect.api import load
     from minidetect.api_objects import ObjectDetector
 
@@ -77,13 +78,32 @@ def face_pipeline(arguments: argparse.Namespace) -> Pipeline:
 
 
 def measure_wider(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
+    from minidetect.data.wider_detections import write_wider_detections
     from minidetect.evaluate.runs import at_threshold, run_wider
+    from minidetect.evaluate.wider import summarise_wider
 
+    if arguments.detections:
+        return measure_wider_texts(arguments)
     model = face_pipeline(arguments)
-    curve, stages = run_wider(model, arguments.data, min_face=arguments.min_face or SMALLEST)
+    curve, settings, detections, stages = run_wider(model, arguments.data, min_face=arguments.min_face or SMALLEST)
+    if arguments.write_detections:
+        write_wider_detections(arguments.write_detections, detections)
     summary = {"faces": curve.num_gt, "ap": round(curve.ap, 4)}
     summary |= {f"recall_at_{n}_fp": round(curve.recall_at(n), 4) for n in (10, 50, 100, 200)}
-    return curve, summary | at_threshold(curve, model.thresholds[2]), stages
+    return curve, summary | at_threshold(curve, model.threshold) | summarise_wider(settings), stages
+
+
+def measure_wider_texts(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:
+    """The official easy, medium and hard of a folder of texts; in a photo without a text nothing was found."""
+    from minidetect.data.wider_detections import read_wider_detections
+    from minidetect.data.wider_ground_truth import read_wider_truth
+    from minidetect.evaluate.wider import evaluate_wider, summarise_wider, wider_truth_folder
+
+    truth = read_wider_truth(wider_truth_folder(arguments.data))
+    detections = read_wider_detections(arguments.detections)
+    curves = evaluate_wider(detections, truth)
+    summary = {"photos": len(truth), "without_text": len(truth) - len(detections), **summarise_wider(curves)}
+    return curves["hard"], summary, []
 
 
 def measure_fddb(arguments: argparse.Namespace) -> tuple[Curve, dict, list[StageReport]]:

@@ -1,10 +1,10 @@
 """Named experiments: what `minidetect train NAME` runs.
 
-A recipe is a function of the data folder, the output folder and the seed. For `facecraft` and `multi-output` the
-folder DATA has
+A recipe is a function of the data folder, the output folder and the seed. For `facecraft`, `multi-output` and `extd`
+the folder DATA has
     wider/train/, wider/wider_train_bbx_gt.txt     photos and boxes in WIDER FACE's text format
-    scenes/*.jpg                                   photos without faces (may be missing)
-    facepoint/train.csv and its crops              faces with five landmarks (may be missing for `facecraft`)
+    scenes/*.jpg                                   photos without faces (may be missing; `extd` uses none)
+    facepoint/train.csv and its crops              faces with five landmarks (only `multi-output` needs them)
 For `rcnn`, `fast-rcnn` and `faster-rcnn` it holds pictures and boxes in the format of VOC, COCO or YOLO, or a table:
 see data/folders.py.
 """
@@ -16,6 +16,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
+
 from minidetect.api import save
 from minidetect.api_objects import ObjectDetector, save_objects
 from minidetect.data.folders import read_objects
@@ -24,6 +26,7 @@ from minidetect.data.landmarks import read_landmarks_csv
 from minidetect.data.proposals import searched_proposals
 from minidetect.data.wider_face import read_wider
 from minidetect.models.cascade import Cascade
+from minidetect.models.extd import EXTD
 from minidetect.nn.checkpoint import write_atomically
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun
 from minidetect.train.loop import Schedule, read_log
@@ -31,6 +34,7 @@ from minidetect.train.multi_output import MultiOutputRecipe, MultiOutputRun
 from minidetect.train.object_images import ObjectRecipe, check_same_run
 from minidetect.train.objects import train_fast_rcnn, train_faster_rcnn
 from minidetect.train.rcnn import train_rcnn
+from minidetect.train.single_shot import SingleShotRecipe, train_single_shot
 from minidetect.visualize import plot_curves
 
 RCNN_RECIPE = ObjectRecipe(schedule=Schedule(steps=1500, lr=0.02, warm_up=100, drops=(0.6, 0.85), max_norm=10.0))
@@ -56,6 +60,24 @@ def multi_output(
     recipe = MultiOutputRecipe() if steps is None else MultiOutputRecipe().shortened(steps)
     run = MultiOutputRun(data, out, recipe, seed, check_nan=check_nan)
     return finish_cascades(run.run(with_control=control), out, "multi-output", seed, steps)
+
+
+def extd(
+    data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, structure: str = "fpn",
+    width: int = 32, act: str = "prelu",
+) -> list[Path]:
+    """EXTD; structure, width and act are the paper's three choices. Returns the weights' file.
+
+    steps: at most so many a phase.
+    """
+    model = EXTD(np.random.default_rng(seed), structure, width, act)
+    recipe = SingleShotRecipe() if steps is None else SingleShotRecipe().shortened(steps)
+    train_single_shot(model, data, out, recipe, seed, check_nan)
+    file = out / f"{model.name.lower()}.npz"
+    save(model, file, {"recipe": "extd", "seed": seed, "steps": steps})
+    if (out / "log.jsonl").exists():
+        draw_log(out / "log.jsonl", out / "curves.png")
+    return [file]
 
 
 def finish_cascades(
@@ -131,7 +153,7 @@ def finish(detector: ObjectDetector, out: Path, name: str, seed: int, recipe: Ob
 
 def run_recipe(
     name: str, data: Path, out: Path, seed: int = 0, steps: int | None = None, resume: bool = False,
-    **options: bool | int,
+    **options: bool | int | str,
 ) -> list[Path]:
     """Run a recipe into a folder that is empty, or that `resume` continues.
 
@@ -158,7 +180,7 @@ def run_recipe(
     return recipe(data, out, seed=seed, steps=steps, **options)
 
 
-def settings_of(name: str, seed: int, steps: int | None, options: Mapping[str, bool | int]) -> str:
+def settings_of(name: str, seed: int, steps: int | None, options: Mapping[str, bool | int | str]) -> str:
     """What makes a run the one it is, defaults written out, so that it goes on however they were given."""
     defaults = {key: p.default for key, p in inspect.signature(RECIPES[name][1]).parameters.items()}
     free = ("data", "out", "seed", "steps", "check_nan", "control")  # told apart, or changing no phase's weights
@@ -210,6 +232,7 @@ def check_objects(data: Path) -> None:
 RECIPES: dict[str, tuple[Callable[[Path], None], Callable[..., list[Path]]]] = {
     "facecraft": (check_faces, facecraft),
     "multi-output": (check_landmarks, multi_output),
+    "extd": (check_faces, extd),
     "rcnn": (check_objects, rcnn),
     "fast-rcnn": (check_objects, fast_rcnn),
     "faster-rcnn": (check_objects, faster_rcnn),

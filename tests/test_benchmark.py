@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from command import run
 
+from minidetect.autograd import Tensor
 from minidetect.benchmark import conv, report, suite
 from minidetect.benchmark.conv import Shape, backward_contest, forward_contest
 from minidetect.benchmark.machine import cpu_model, describe, memory_gbytes, peak_gflops, usable_cores
@@ -320,14 +321,14 @@ def test_readme_shows_what_the_committed_figures_say(script):
 # ------------------------------------------------------------------------------------- whole tasks
 
 
-def test_the_peers_compute_extds_blocks_as_well(script):
-    extd, peers = script("extd_stack"), Peers(1)
-    model = extd.calibrated_stack(np.random.default_rng(0))
-    assert len(extd.units_of(model.start)) == 3 and len(extd.units_of(model.shared)) == 18
+def test_the_peers_compute_extd_as_well(script):
+    extd, peers = script("extd_peers"), Peers(1)
+    model = extd.calibrated(np.random.default_rng(0))
+    assert len(extd.units_of(model.start)) == 3 and len(extd.units_of(model.backbones[0])) == 18
     x = np.random.default_rng(1).standard_normal((1, 3, 96, 64), np.float32)
-    ours = [maps.data for maps in model(x)]
-    assert [m.shape[2:] for m in ours] == [(24, 16), (12, 8), (6, 4), (3, 2), (2, 1), (1, 1)]
-    assert all(0.1 < np.abs(m).mean() < 10 for m in ours)
+    assert all(0.1 < np.abs(f.data).mean() < 10 for f in model.iterate(Tensor(x)))
+    ours = [output.data for output in model.predict(Tensor(x))[:2]]
+    assert [output.shape[1] for output in ours] == [24 * 16 + 12 * 8 + 6 * 4 + 3 * 2 + 2 + 1] * 2
     calls = []
     if peers.torch:
         calls += [extd.in_torch(model, x, peers, fold) for fold in (False, True)]

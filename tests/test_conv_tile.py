@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from minidetect.kernels import conv_fast, conv_points, conv_tile, conv_tile_weights
 from minidetect.kernels.conv import conv2d_backward, conv2d_forward, output_size
 from minidetect.kernels.simd import LANES
+from minidetect.reference import nn_ops as slow
 
 if LANES == 1:
     pytest.skip("no vector unit known on this machine: only the plain loops run", allow_module_level=True)
@@ -168,3 +169,46 @@ def test_narrower_vectors(lanes):
         env=os.environ | {"MINIDETECT_LANES": str(lanes)}, capture_output=True, text=True,
     )
     assert done.returncode == 0 and "PASSED" in done.stdout, done.stdout[-2000:] + done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("images", [1, LANES - 1, LANES, LANES + 1, 2 * LANES])
+@pytest.mark.parametrize("size", [(31, 33), (32, 32), (25, 47), (64, 16)])
+def test_one_pixel_of_many_images_with_large_maps(images, size, rng, monkeypatch):
+    """Products for each image where there are few images or 1024 positions; the same numbers in any case."""
+    calls = []
+    usual = conv_fast.matrix_forward
+    monkeypatch.setattr(conv_fast, "matrix_forward", lambda *a: calls.append(1) or usual(*a))
+    x, w, gy, where = problem(rng, images, 6, 5, *size, (1, 1), 1, 0, 1)
+    assert conv_fast.is_matrix(x, w, 1, 0) == (images < LANES or size[0] * size[1] >= 1024)
+    check(x, w, gy, where)
+    assert bool(calls) == conv_fast.is_matrix(x, w, 1, 0)
+    assert not conv_fast.is_matrix(x, w, 2, 0) and not conv_fast.is_matrix(x, w, 1, 1)
+    assert not conv_fast.is_matrix(x, np.zeros((5, 6, 1, 2), np.float32), 1, 0)
+
+
+def test_one_pixel_of_many_images_by_loops(rng):
+    """Non-contiguous, both dtypes, against the slow oracle; the gradients as sums over images and places."""
+    x = rng.standard_normal((LANES + 1, 33, 4, 32)).transpose(0, 2, 1, 3)[..., ::-1]  # (N, C, H, W)
+    w = rng.standard_normal((3, 8, 1, 1))[:, ::2]
+    gy, b = rng.standard_normal((LANES + 1, 33, 32, 3)).transpose(0, 3, 1, 2), rng.standard_normal(3)
+    y = slow.conv2d(x, w, b)
+    for dtype, tolerance in ((np.float32, 1e-4), (np.float64, 1e-10)):
+        x_d, w_d, gy_d, b_d = (a.astype(dtype, order="K") for a in (x, w, gy, b))
+        assert not x_d[..., ::-1].flags.c_contiguous
+        ours = conv2d_forward(x_d, w_d, b_d, 1, 0, 1, 1)
+        assert ours.dtype == dtype
+        np.testing.assert_allclose(ours, y, rtol=tolerance, atol=tolerance)
+        gx, gw = conv2d_backward(gy_d, x_d, w_d, 1, 0, 1, 1)
+        np.testing.assert_allclose(gx, np.einsum("nohw,oc->nchw", gy, w[:, :, 0, 0]), rtol=tolerance, atol=tolerance)
+        expected = np.einsum("nohw,nchw->oc", gy, x)[:, :, None, None]
+        np.testing.assert_allclose(gw, expected, rtol=tolerance, atol=tolerance * np.abs(expected).max())
+
+
+def test_many_images_without_pixels():
+    w = np.ones((3, 2, 1, 1), np.float32)
+    for shape in ((2 * LANES, 2, 0, 40), (0, 2, 40, 40)):
+        x = np.zeros(shape, np.float32)
+        y = conv2d_forward(x, w, None, 1, 0, 1, 1)
+        assert y.shape == (shape[0], 3, *shape[2:])
+        gx, gw = conv2d_backward(y, x, w, 1, 0, 1, 1)
+        assert gx.shape == x.shape and not gw.any()

@@ -27,9 +27,12 @@ from minidetect.detection.losses import (
 )
 from minidetect.detection.structures import make_target
 from minidetect.kernels.roi_pool import roi_pool_backward
+from minidetect.models.extd import EXTD
 from minidetect.models.facecraft import JointCascade
 from minidetect.models.fast_rcnn import BoxHead, SampledRois
 from minidetect.models.faster_rcnn import ProposalNet
+from minidetect.models.single_shot import Prediction
+from minidetect.models.single_shot_loss import Sample, sampled_losses
 from minidetect.nn.init import he_normal
 from minidetect.nn.layers import Linear
 from minidetect.nn.svd import truncate
@@ -186,6 +189,46 @@ def test_faster_rcnn_proposal_loss(rng):
     losses = rpn.losses(outputs, rpn.grid.boxes(2, 2), (32, 32), target, rng)
     assert losses["rpn_class"].item() == pytest.approx(log(2))
     assert losses["rpn_box"].item() == pytest.approx(10 * (0.1**2 / 2) / 4, rel=1e-4)
+
+
+# ------------------------------------------------------------------ EXTD
+
+
+def extd_of_three() -> EXTD:
+    """Three passes, with no layer in it that the tests below use."""
+    return EXTD(np.random.default_rng(0), width=1, stem=1, blocks=((1, 2),), sides=(16, 32, 64))
+
+
+@equations("EXTD", 1)
+def test_extd_iteration():
+    """E(x) = x + 4 = 5 and F(f) = 2 f + 1: 11, 23, 47. One F serves all passes."""
+    model = extd_of_three()
+    model.start, model.backbones = lambda x: x + 4, [lambda f: f * 2 + 1]
+    assert [f.item() for f in model.iterate(Tensor(np.array([1.0])))] == [11, 23, 47]
+
+
+@equations("EXTD", 2)
+def test_extd_upsampling():
+    """f = 1, 2, 3 from fine to coarse, U_1(g) = 10 g, U_2(g) = 100 g: g = 3, 10 * 3 + 2, 100 * 32 + 1."""
+    model = extd_of_three()
+    model.up = [lambda g: g * 10, lambda g: g * 100]
+    features = [Tensor(np.full((1, 1, side, side), value)) for side, value in ((5, 1.0), (3, 2.0), (2, 3.0))]
+    maps = model.combine(features)
+    assert [g.shape for g in maps] == [f.shape for f in features]
+    for g, value in zip(maps, (3201, 32, 3), strict=True):
+        np.testing.assert_allclose(g.data, value)
+
+
+@equations("EXTD", 3)
+def test_extd_loss():
+    """A face with p = 3/4 and two backgrounds with 1/2, N_cls = 3; its box is off by tx = 2, N_reg = 1."""
+    logits, deltas = np.zeros((1, 4, 2)), np.zeros((1, 4, 4))
+    logits[0, 0], deltas[0, 0, 0] = [0, log(3)], 2
+    anchors = np.array([[10.0 * k, 0, 10 * k + 10, 10] for k in range(4)])
+    sample = Sample(np.array([0]), np.array([1, 3]), anchors[:1])
+    losses = sampled_losses(Prediction(Tensor(logits), Tensor(deltas), anchors), [sample])
+    assert losses["class"].item() == pytest.approx(4 / 3 * (log(4 / 3) + 2 * log(2)))
+    assert losses["box"].item() == pytest.approx(1 / 1 * (2 - 0.5))
 
 
 # ------------------------------------------------------------------ He et al. 2015

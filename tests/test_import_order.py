@@ -55,7 +55,10 @@ SIDEWAYS = {
 DIFFERENTIABLE = {"minidetect.detection.losses", "minidetect.detection.decode_boxes"}
 ALLOWED_PACKAGES = {"numpy", "numba", "llvmlite", "PIL", "matplotlib", "tqdm", "minidetect"}  # llvmlite is Numba's
 PEERS_FILE = ROOT / "benchmark" / "peers.py"
-OPTIONAL = {ROOT / "models" / "mobilenet.py": {"h5py"}}  # what a file may import beyond these, inside a function
+OPTIONAL = {  # what a file may import beyond these, inside a function
+    ROOT / "models" / "mobilenet.py": {"h5py"},
+    ROOT / "data" / "wider_ground_truth.py": {"scipy"},
+}
 
 
 def imports(source: str, package: str) -> Iterator[str]:

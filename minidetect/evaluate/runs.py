@@ -1,11 +1,12 @@
 """Run a detector over a benchmark's photos: FDDB for reporting, WIDER FACE for choosing settings.
 
-A model is anything with `detect_with_report(image, min_face, min_score)`, as `models/cascade_pipeline.py` has it.
+A model is any of `FaceFinder`, each of which has `detect_with_report(image, min_face, min_score)`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import importlib.util
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +15,18 @@ from tqdm import tqdm
 
 from minidetect.data.fddb import read_detections, read_ellipses, read_folds
 from minidetect.data.images import load_image
-from minidetect.data.wider_face import read_wider, to_target
+from minidetect.data.wider_face import WiderRecord, read_wider, to_target
+from minidetect.data.wider_ground_truth import read_wider_truth, with_settings
 from minidetect.detection.structures import Detections
 from minidetect.evaluate.average_precision import Curve, evaluate_detections
 from minidetect.evaluate.fddb import FddbCurves, evaluate_fddb
 from minidetect.evaluate.fddb_mapping import WIDER_TO_FDDB
+from minidetect.evaluate.wider import evaluate_wider, wider_truth_folder
 from minidetect.models.cascade_pipeline import Pipeline, StageReport
+from minidetect.models.single_shot import SingleShot
+from minidetect.models.single_shot_scales import ManyLooks
 
+FaceFinder = Pipeline | SingleShot | ManyLooks
 ALL_IMAGES = 2845  # of FDDB; "recall at 1000 false positives" is a rate of 1000 on these
 LOW_SCORE = 0.02  # detections below are not needed to reach the false positives that are reported
 
@@ -29,6 +35,16 @@ class FddbResult(NamedTuple):
     """curves: both ROC curves; detections: by image name; stages: what each stage did, summed over images."""
 
     curves: FddbCurves
+    detections: dict[str, Detections]
+    stages: list[StageReport]
+
+
+class WiderResult(NamedTuple):
+    """curve: over the faces that count here; settings: the official "easy", "medium" and "hard", or nothing;
+    detections: by image name; stages: what each stage did, summed over images."""
+
+    curve: Curve
+    settings: dict[str, Curve]
     detections: dict[str, Detections]
     stages: list[StageReport]
 
@@ -55,7 +71,7 @@ def fddb_folder(data: Path) -> Path:
     raise FileNotFoundError(f"{data}: neither it nor its folder fddb holds FDDB-folds")
 
 
-def run_fddb(model: Pipeline, data: Path, min_face: float = 20.0) -> FddbResult:
+def run_fddb(model: FaceFinder, data: Path, min_face: float = 20.0) -> FddbResult:
     """Detect on every photo of the folds and compare with the ellipses, through WIDER_TO_FDDB."""
     detections, regions, ellipses, sizes, reports = {}, {}, {}, {}, []
     for record in tqdm(read_folds(fddb_folder(data)), desc="FDDB", mininterval=2):
@@ -109,9 +125,12 @@ def at_threshold(curve: Curve, threshold: float) -> dict[str, float]:
 
 
 def run_wider(
-    model: Pipeline, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
-) -> tuple[Curve, list[StageReport]]:
-    """Detect on WIDER FACE photos; faces under `min_face` pixels and unclear ones neither help nor hurt."""
+    model: FaceFinder, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
+) -> WiderResult:
+    """Detect on WIDER FACE photos; faces under `min_face` pixels and unclear ones neither help nor hurt.
+
+    Where DATA has the official lists, the photos' faces also count as easy, medium and hard, of every size.
+    """
     file = data / "wider" / f"wider_{split}_bbx_gt.txt"
     records = read_wider(file, data / "wider" / split, check_images=True)
     detections, targets, reports = [], [], []
@@ -123,4 +142,18 @@ def run_wider(
         reports.append(report)
     curve = evaluate_detections(detections, targets, iou)
     check_has_faces(curve, file)
-    return curve, sum_reports(reports)
+    by_name = {record.name: found for record, found in zip(records, detections, strict=True)}
+    return WiderResult(curve, official_settings(records, by_name, data), by_name, sum_reports(reports))
+
+
+def official_settings(
+    records: Sequence[WiderRecord], detections: Mapping[str, Detections], data: Path
+) -> dict[str, Curve]:
+    """WIDER FACE's own easy, medium and hard on these photos; empty without its lists, or SciPy to read them."""
+    try:
+        folder = wider_truth_folder(data)
+    except FileNotFoundError:
+        return {}
+    if importlib.util.find_spec("scipy") is None:
+        return {}
+    return evaluate_wider(detections, with_settings(records, read_wider_truth(folder)))

@@ -27,6 +27,7 @@ from minidetect.kernels.pool import max_pool_values
 from minidetect.kernels.products import product
 from minidetect.kernels.simd import LANES
 
+MATRIX_MAP = 1024  # positions of a map from which a product for each image is quicker than lanes, however many images
 POINTS_PAY = 3000  # output positions from which evaluating the filters at points is repaid in one call
 
 
@@ -147,8 +148,9 @@ class PackedConvolution:
 
 
 def is_matrix(x: np.ndarray, w: np.ndarray, stride: int, padding: int) -> bool:
-    """Whether every output sees one pixel, in few images: the sum over channels is then a product for BLAS."""
-    return w.shape[2:] == (1, 1) and stride == 1 and padding == 0 and len(x) < LANES
+    """Whether every output sees one pixel, in few images or large ones: the sum over channels is then one for BLAS."""
+    pays = len(x) < LANES or x.shape[2] * x.shape[3] >= MATRIX_MAP
+    return w.shape[2:] == (1, 1) and stride == 1 and padding == 0 and pays
 
 
 def matrix_forward(x: np.ndarray, w: np.ndarray, b: np.ndarray | None, y: np.ndarray) -> None:

@@ -104,6 +104,12 @@ class Pipeline:
     level_nms: float | None = None
     coder: str = "centre"
     batch = 128  # patches at a time: a bound on memory
+    smallest_face = 24.0  # pixels, where nobody says otherwise
+
+    @property
+    def threshold(self) -> float:
+        """The score that a face must exceed to be shown: the last stage's."""
+        return self.thresholds[2]
 
     def check_settings(self) -> None:
         """Raise ValueError that names a setting which cannot be used: a weights file may hold any."""

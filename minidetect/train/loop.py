@@ -23,14 +23,17 @@ from tqdm import tqdm
 from minidetect.autograd import Tensor, nan_check
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 from minidetect.nn.module import Module
-from minidetect.nn.optim import SGD, clip_gradients, scheduled_lr
+from minidetect.nn.optim import SGD, Adam, clip_gradients, scheduled_lr
 
 Losses = Callable[[np.random.Generator], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast: see `scheduled_lr` for lr, warm_up and drops, `SGD` for bias_lr and decay_vectors."""
+    """How long and how fast: see `scheduled_lr` for lr, warm_up and drops, `SGD` for bias_lr and decay_vectors.
+
+    adam: by `Adam` instead, which of these knows lr and weight_decay.
+    """
 
     steps: int
     lr: float = 0.02
@@ -41,6 +44,12 @@ class Schedule:
     max_norm: float = 5.0
     bias_lr: float = 1.0
     decay_vectors: bool = False
+    adam: bool = False
+
+    def optimiser(self, model: Module) -> SGD | Adam:
+        if self.adam:
+            return Adam(model, self.lr, weight_decay=self.weight_decay)
+        return SGD(model, self.lr, self.momentum, self.weight_decay, self.bias_lr, self.decay_vectors)
 
 
 def train_phase(
@@ -54,10 +63,12 @@ def train_phase(
     checkpoint_every: int = 500,
     check_nan: bool = False,
     progress: bool = True,
+    fixed_norms: bool = False,
 ) -> None:
     """Train `model` in place for `schedule.steps` steps, or load it where this phase is already finished.
 
     losses(rng) draws a batch and returns named scalar Tensors; their sum is minimised.
+    fixed_norms: batch norms keep their running statistics and use them, as they do afterwards.
     A checkpoint of the same phase in `folder` is continued. Raises FloatingPointError that names step and
     operation when a value stops being finite; the last checkpoint stays.
     """
@@ -66,12 +77,10 @@ def train_phase(
     if final.exists():
         model.load_state_dict(load_arrays(final)[0], str(final))
         return
-    optimiser = SGD(
-        model, schedule.lr, schedule.momentum, schedule.weight_decay, schedule.bias_lr, schedule.decay_vectors
-    )
+    optimiser = schedule.optimiser(model)
     first = resume_from(checkpoint, model, optimiser, rng) if checkpoint.exists() else 0
     log = Log(folder / "log.jsonl", name, first)
-    model.train()
+    model.train(not fixed_norms)
     bar = tqdm(range(first, schedule.steps), initial=first, total=schedule.steps, desc=name, disable=not progress)
     sums: dict[str, float] = {}
     summed = 0
@@ -124,13 +133,13 @@ def train_step(
         raise FloatingPointError(f"step {step}: {error} (check_nan=True, --check-nan)") from None
 
 
-def save_checkpoint(path: Path, model: Module, optimiser: SGD, rng: np.random.Generator, step: int) -> None:
+def save_checkpoint(path: Path, model: Module, optimiser: SGD | Adam, rng: np.random.Generator, step: int) -> None:
     arrays = {f"model/{name}": array for name, array in model.state_dict().items()}
     arrays |= {f"momentum/{name}": array for name, array in optimiser.state_dict().items()}
     save_arrays(path, arrays, {"step": step, "rng": rng.bit_generator.state})
 
 
-def resume_from(path: Path, model: Module, optimiser: SGD, rng: np.random.Generator) -> int:
+def resume_from(path: Path, model: Module, optimiser: SGD | Adam, rng: np.random.Generator) -> int:
     """Restore what `save_checkpoint` wrote; returns the number of steps already done."""
     arrays, meta = load_arrays(path)
     parts: dict[str, dict[str, np.ndarray]] = {"model": {}, "momentum": {}}
