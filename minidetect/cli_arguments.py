@@ -15,6 +15,9 @@ from minidetect import __version__
 
 THOROUGH = "of faces: looks at more boxes, or at several scales (EXTD); takes longer and finds more"
 BENCHMARKS = "landmarks: face crops with five points; objects: a folder of yours"
+ACT = "extd: activation (default: prelu)"
+SMALLEST = "of faces: the smallest (default: 20; EXTD on wider: 8)"
+WRITE = "wider: write there what was found, in its text format"
 DETECTIONS = "a text in FDDB's format; for wider a folder of texts EVENT/IMAGE.txt in its own"
 RECIPES = "facecraft, multi-output, extd; for objects faster-rcnn, fast-rcnn, rcnn"
 SOURCES = "mtcnn:DIR with pnet.pt, rnet.pt and onet.pt, or extd:EXTD_32.pth, _48 or _64; needs no torch"
@@ -58,9 +61,9 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--control", action="store_true", default=nothing, help="faces: also train the separate nets on"
     )
-    p.add_argument("--structure", choices=("fpn", "ssd"), default=nothing, help="extd: of its maps (default: fpn)")
+    p.add_argument("--structure", choices=("fpn", "ssd"), default=nothing, help="extd: (default: fpn)")
     p.add_argument("--width", type=int, choices=(32, 48, 64), default=nothing, help="extd: channels (default: 32)")
-    p.add_argument("--act", choices=("relu", "lrelu", "prelu"), default=nothing, help="extd: (default: prelu)")
+    p.add_argument("--act", choices=("relu", "lrelu", "prelu"), default=nothing, help=ACT)
     p.add_argument("--short-side", type=image_side, default=nothing, metavar="PX", help=SHORT_SIDE)
     p.add_argument(
         "--vertical-flips", action="store_true", default=nothing, help="objects: images may stand on their heads"
@@ -73,9 +76,9 @@ def parser() -> argparse.ArgumentParser:
     what = p.add_mutually_exclusive_group()
     what.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
     what.add_argument("--detections", type=Path, metavar="PATH", help=DETECTIONS)
-    p.add_argument("--write-detections", type=Path, metavar="DIR", help="wider: write there what was found, as texts")
+    p.add_argument("--write-detections", type=Path, metavar="DIR", help=WRITE)
     p.add_argument("--split", metavar="NAME", help="of a folder of yours (default: test)")
-    p.add_argument("--min-face", type=face_size, metavar="PX", help="of faces: the smallest (default: 20)")
+    p.add_argument("--min-face", type=face_size, metavar="PX", help=SMALLEST)
     p.add_argument("--thorough", action="store_true", help=THOROUGH)
     p.add_argument("--json", type=Path, metavar="FILE", help="write the figures there")
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw the curve of recall, or of errors, there, a PNG")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from minidetect.cli_arguments import refuse
 from minidetect.cli_objects import evaluate_objects
-from minidetect.console import DETECTION_KERNELS, CompileNote, check_can_write, print_stages, write_json
+from minidetect.console import DETECTION_KERNELS, CompileNote, check_can_write, make_folder, print_stages, write_json
 
 if TYPE_CHECKING:
     from minidetect.evaluate.average_precision import Curve
@@ -32,6 +32,8 @@ def run_evaluation(arguments: argparse.Namespace) -> int:
         refuse(arguments, ["min_face", "thorough"], "not with --detections, which were found before")
     if arguments.benchmark != "wider" or arguments.detections:
         refuse(arguments, ["write_detections"], "only for `evaluate wider` with a model")
+    elif arguments.write_detections:
+        make_folder(arguments.write_detections)
     with CompileNote(DETECTION_KERNELS, live=False):  # the last line belongs to the progress bar
         curve, summary, stages = (measure_wider if arguments.benchmark == "wider" else measure_fddb)(arguments)
     for key, value in summary.items():
@@ -85,10 +87,11 @@ def measure_wider(arguments: argparse.Namespace) -> tuple[Curve, dict, list[Stag
     if arguments.detections:
         return measure_wider_texts(arguments)
     model = face_pipeline(arguments)
-    curve, settings, detections, stages = run_wider(model, arguments.data, min_face=arguments.min_face or SMALLEST)
+    min_face = arguments.min_face or min(SMALLEST, model.smallest_face)
+    curve, settings, detections, stages = run_wider(model, arguments.data, min_face=min_face)
     if arguments.write_detections:
         write_wider_detections(arguments.write_detections, detections)
-    summary = {"faces": curve.num_gt, "ap": round(curve.ap, 4)}
+    summary = {"from_pixels": min_face, "faces": curve.num_gt, "ap": round(curve.ap, 4)}
     summary |= {f"recall_at_{n}_fp": round(curve.recall_at(n), 4) for n in (10, 50, 100, 200)}
     return curve, summary | at_threshold(curve, model.threshold) | summarise_wider(settings), stages
 

@@ -307,7 +307,8 @@ def test_wider_with_a_model(weights, tmp_path, capsys):
     assert done.code == 0 and "'gone.jpg': no image at" in warning
     summary = json.loads((tmp_path / "wider.json").read_text())
     assert 1 <= summary["faces"] <= 12 and 0 <= summary["ap"] <= summary["recall_at_200_fp"] <= 1
-    assert done.out.splitlines()[0].split() == ["faces", str(summary["faces"])]
+    lines = [line.split() for line in done.out.splitlines()]
+    assert lines[:2] == [["from_pixels", "25.0"], ["faces", str(summary["faces"])]]
     assert Image.open(tmp_path / "wider.png").format == "PNG"
 
 

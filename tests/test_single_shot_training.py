@@ -53,7 +53,7 @@ def whole(data, tmp_path_factory):
 def test_every_weight_moves_and_every_phase_leaves_a_line(whole):
     out, model = whole
     for (name, start), (_, end) in zip(mini().named_parameters(), model.named_parameters(), strict=True):
-        if not name.startswith("heads") or name.split(".")[2] in "01":  # no crop of 64 has faces for the largest anchors
+        if not name.startswith("heads") or name.split(".")[2] in "01":  # crops of 64 have no faces for the others
             assert not np.array_equal(start.data, end.data), name
     rows = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
     assert [row["phase"] for row in rows] == [phase.name for phase in PHASES]
@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data, whole, tmp_path, monkeypatc
 
 
 def test_a_batch_is_what_the_model_wants(data):
-    photos, model = FacePhotos(data, SMALL, progress=False), mini()
+    photos, model = FacePhotos(data, SMALL), mini()
     images, targets = photos.batch(model, 3, 64, np.random.default_rng(0))
     assert images.shape == (3, 3, 64, 64) and images.dtype == np.float32 and len(targets) == 3
     assert -123 <= images.data.min() < 0 < images.data.max() <= 151  # minus the mean colour, not scaled
@@ -105,6 +105,20 @@ def test_a_batch_is_what_the_model_wants(data):
     np.testing.assert_array_equal(images.data, again.data)
     for target in targets:
         assert (target.boxes >= 0).all() and (target.boxes <= 64).all()
+
+
+def test_the_recipe_makes_as_many_crops_as_it_says():
+    assert sum(phase.images * phase.schedule.steps for phase in PHASES) == 64_800
+
+
+def test_photos_that_do_not_fit_are_read_again(data, monkeypatch):
+    monkeypatch.setattr("minidetect.train.single_shot.KEPT", 2 * 96 * 112 * 3)
+    photos = FacePhotos(data, SMALL)
+    twice = [[photos.photo(i) for i in range(4)] for _ in range(2)]
+    assert sorted(photos.kept) == [0, 1]
+    for i in range(4):
+        np.testing.assert_array_equal(twice[0][i], twice[1][i])
+    assert twice[0][0] is twice[1][0] and twice[0][3] is not twice[1][3]
 
 
 def test_photos_without_a_face_are_refused(tmp_path):

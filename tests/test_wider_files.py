@@ -7,8 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from command import run, untrained
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from minidetect.data.wider_detections import read_wider_detections, write_wider_detections
 from minidetect.data.wider_face import WiderRecord, read_wider
@@ -326,3 +328,34 @@ def test_nothing_is_written_where_something_is_wrong(tmp_path, detections, reaso
     with pytest.raises(ValueError, match=reason):
         write_wider_detections(tmp_path / "new", {"a/good": NOTHING, **detections})
     assert not (tmp_path / "new").exists()
+
+
+# ------------------------------------------------------------------------------------- the command
+
+
+def test_the_command_writes_detections_and_measures_them(tmp_path, capsys):
+    """A copy at half the published size: both ways to the official figures, from the model and from its texts."""
+    model = untrained(tmp_path / "model.npz")
+    boxes = np.array([[10, 10, 50, 60], [100, 20, 160, 100]], np.float32)
+    folder = tmp_path / "data" / "wider" / "val" / "0--Parade"
+    folder.mkdir(parents=True)
+    noise = np.random.default_rng(0).integers(0, 256, (120, 200, 3), np.uint8)
+    Image.fromarray(noise).save(folder / "one.png")
+    rows = [" ".join(f"{v:g}" for v in (x1, y1, x2 - x1, y2 - y1)) for x1, y1, x2, y2 in boxes]
+    text = "\n".join(["0--Parade/one.png", "2", *rows]) + "\n"
+    (tmp_path / "data" / "wider" / "wider_val_bbx_gt.txt").write_text(text)
+    name, sides = "0--Parade/one", np.concatenate([2 * boxes[:, :2], 2 * (boxes[:, 2:] - boxes[:, :2])], axis=1)
+    counted = {setting: {name: np.array([1, 2])} for setting in ("easy", "medium", "hard")}
+    (tmp_path / "data" / "wider" / "ground_truth").mkdir()
+    official(tmp_path / "data" / "wider" / "ground_truth", {name: sides}, counted)
+    texts, data = tmp_path / "texts", ("--data", tmp_path / "data")
+    done = run(capsys, "evaluate", "wider", *data, "--model", model, "--min-face", 40, "--write-detections", texts)
+    assert done.code == 0 and "faces_hard             2" in done.out and "ap_easy" in done.out
+    (found,) = read_wider_detections(texts).values()
+    assert len(found.boxes) > 0
+    write_wider_detections(tmp_path / "larger", {name: found._replace(boxes=2 * found.boxes)})
+    measured = run(capsys, "evaluate", "wider", *data, "--detections", tmp_path / "larger")
+    assert measured.code == 0
+    assert "photos                 1" in measured.out and "without_text           0" in measured.out
+    line = next(line for line in done.out.splitlines() if line.startswith("ap_hard"))
+    assert line in measured.out.splitlines()

@@ -1,16 +1,19 @@
 """Square training crops of photos with faces: where to cut, and what stays true of the crop.
 
-EXTD, section 3.4 ("random crop"), with S3FD's two ways to choose a square window:
+EXTD, section 3.4 ("random crop"; "the conventional setting from S3FD"), with the two ways to choose a square window
+that its published code has:
 
     anchor sampling   a face is drawn, and a size that it shall have in the crop, around that of an anchor not more than
                       one step larger than itself: so large faces become small ones often, which are what there are too
-                      few of (half of the crops)
+                      few of (half of the crops). Tang et al., "PyramidBox" (2018), section 3.3
     random square     a square with a side of 0.3 to 1 times the image's shorter side, anywhere
 
 The window may reach over the image's border, where it is filled with the mean colour. Then it is resized.
 
-Left out: the published code's choice of one of several random windows by their overlap with faces, and its crops that
-enlarge the image's border, which its settings switch off.
+What is otherwise in the published code: colours are changed before the crop; faces under 36 square pixels are dropped,
+here those with a shorter side under 6 become ignore regions; one of five of Pillow's filters resizes, here one of three
+ways; of five random squares, one as large as the image allows, one is chosen; and it has two rules for the size wanted,
+of which this is the one with a limit for the largest anchor.
 
 Letters: G faces, S side of a crop in pixels.
 """
@@ -28,6 +31,7 @@ from minidetect.data.transforms import FILL, flip_example
 from minidetect.detection.structures import Target
 from minidetect.kernels.resize import crop_resize, resize_image
 
+LARGEST_WINDOW = 4096  # pixels a side
 INTERPOLATIONS = ("area", "bilinear", "nearest")
 
 
@@ -41,7 +45,7 @@ class Window(NamedTuple):
 
 @dataclass(frozen=True)
 class CropSettings:
-    """How a training crop is made. The defaults are S3FD's, which EXTD takes over.
+    """How a training crop is made. The defaults are the published code's.
 
     size: S. sides: of the anchors, which faces are sampled towards; those of S and more are not used.
     anchor_sampling: the share of crops made so. flip, vertical_flip: shares of mirrored crops; the paper names vertical
@@ -81,7 +85,7 @@ def training_crop(
 def anchor_sampled_window(
     boxes: np.ndarray, image_size: tuple[int, int], size: int, rng: np.random.Generator, sides: Sequence[int]
 ) -> Window:
-    """A window in which one of the faces (G, 4) gets a size near that of an anchor. S3FD's code; PyramidBox, 3.3.
+    """A window in which one of the faces (G, 4) gets a size near that of an anchor. PyramidBox, section 3.3.
 
     The face's size s is the root of its area. Of the anchors' sides up to the first that is larger than s one is drawn
     evenly, and the size wanted from half of it to twice it (and no more than twice s, for the largest of them). The
@@ -124,6 +128,7 @@ def cut_window(image: np.ndarray, window: Window, size: int, interpolation: str 
     OpenCV's default does), "nearest" takes one pixel. Only the first equals what tests do; a network that has seen all
     three depends less on how a photo was made smaller. Raises ValueError for another.
     """
+    image, window = small_enough(image, window)
     left, top, side = window
     height, width = image.shape[:2]
     x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
@@ -140,6 +145,17 @@ def cut_window(image: np.ndarray, window: Window, size: int, interpolation: str 
         at = ((np.arange(size) + 0.5) * side / size).astype(np.int64)
         return pixels[at[:, None], at]
     raise ValueError(f"interpolation must be one of {', '.join(INTERPOLATIONS)}, got {interpolation!r}")
+
+
+def small_enough(image: np.ndarray, window: Window) -> tuple[np.ndarray, Window]:
+    """The image made smaller, and the window with it, if the window is too large to be cut out: a large face that
+    shall become tiny needs a window of many times the photo. The face is then smaller than a pixel or two of that."""
+    if window.side <= LARGEST_WINDOW:
+        return image, window
+    factor = LARGEST_WINDOW / window.side
+    size = tuple(max(1, round(n * factor)) for n in image.shape[:2])
+    place = Window(round(window.left * factor), round(window.top * factor), LARGEST_WINDOW)
+    return resize_image(image, size), place
 
 
 def target_in_window(target: Target, window: Window, size: int, min_face: float = 6.0) -> Target:

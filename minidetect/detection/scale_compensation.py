@@ -6,9 +6,9 @@ size is between two of them, or far below the smallest, overlaps few anchors by 
 "more" mean was never published as code; there are three readings:
 
     "text"    of S3FD's section 3.2: a face with fewer than the average number N of a face in stage one gets its best
-              anchors until it has N
+              anchors until it has N (rounded down)
     "six"     its author's answer to a question about it: the same with N = 6
-    "image"   the code that trained EXTD's published weights: for the image as a whole, the N best of all anchors
+    "image"   of S3FD.pytorch, the code that EXTD's is derived from: for the image as a whole, the N best of all anchors
               between 0.1 and 0.35, where N is the mean of how many faces have an anchor of at least 0.35 and of 0.5
 
 In all of them each face has its best anchor, however small the overlap; of faces with the same one the last has it.
@@ -61,7 +61,9 @@ def match_compensated(
 
 
 def fill_up(matched_idx: np.ndarray, iou: np.ndarray, counts: np.ndarray, wanted: int, low_iou: float) -> np.ndarray:
-    """`matched_idx` (N,) in which each face has had its `wanted` best anchors of an IoU over `low_iou`, or lost them to another.
+    """`matched_idx` (N,) with up to `wanted` anchors of an IoU over `low_iou` for each face, its best.
+
+    A face that loses one of them to another face gets no further one instead.
 
     iou: (N, G); counts: (G,), of the anchors that it has already.
     """

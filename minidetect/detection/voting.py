@@ -21,14 +21,15 @@ def vote(
     The merged box is the mean of the group weighted by score, its score the group's best. min_votes: of smaller groups
     nothing remains; the published codes want 2, so that what a single look has seen is lost.
     Returns boxes (M, 4) float32 and scores (M,), falling. Raises ValueError for lengths that differ, a score that is
-    negative or NaN (a weight must not be), or a threshold outside of 0 to 1.
+    negative or not finite (a weight must not be), or a threshold outside of 0 to 1.
     """
     boxes, scores = as_boxes(boxes), np.asarray(scores)
     if scores.shape != (len(boxes),):
         raise ValueError(f"{len(boxes)} boxes need scores of shape ({len(boxes)},), got {scores.shape}")
-    if not (scores >= 0).all():
-        first = int(np.argmin(scores >= 0))
-        raise ValueError(f"score {first} is {scores[first]}: scores are weights here, 0 or more")
+    usable = np.isfinite(scores) & (scores >= 0)
+    if not usable.all():
+        first = int(np.argmin(usable))
+        raise ValueError(f"score {first} is {scores[first]}: scores are weights here, finite and 0 or more")
     if not 0 <= threshold <= 1 or min_votes < 1:
         raise ValueError(f"needs a threshold from 0 to 1 and min_votes of at least 1, got {threshold} and {min_votes}")
     left = np.argsort(-scores, kind="stable")

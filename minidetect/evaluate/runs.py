@@ -6,7 +6,8 @@ A model is any of `FaceFinder`, each of which has `detect_with_report(image, min
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping, Sequence
+import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +17,7 @@ from tqdm import tqdm
 from minidetect.data.fddb import read_detections, read_ellipses, read_folds
 from minidetect.data.images import load_image
 from minidetect.data.wider_face import WiderRecord, read_wider, to_target
-from minidetect.data.wider_ground_truth import read_wider_truth, with_settings
+from minidetect.data.wider_ground_truth import WiderTruth, read_wider_truth, with_settings
 from minidetect.detection.structures import Detections
 from minidetect.evaluate.average_precision import Curve, evaluate_detections
 from minidetect.evaluate.fddb import FddbCurves, evaluate_fddb
@@ -129,31 +130,41 @@ def run_wider(
 ) -> WiderResult:
     """Detect on WIDER FACE photos; faces under `min_face` pixels and unclear ones neither help nor hurt.
 
-    Where DATA has the official lists, the photos' faces also count as easy, medium and hard, of every size.
+    Where DATA has the official lists, which are of the published validation set, the photos' faces also count as easy,
+    medium and hard, of every size. A cascade does not look for faces under `min_face`, and misses those; a single-shot
+    detector is asked for all, and its smaller boxes are left out of `curve` alone.
     """
     file = data / "wider" / f"wider_{split}_bbx_gt.txt"
     records = read_wider(file, data / "wider" / split, check_images=True)
+    truth = official_truth(records, data)  # before the long part: a list that does not fit is found at once
     detections, targets, reports = [], [], []
+    asked = min_face if isinstance(model, Pipeline) else 0.0
     for record in tqdm(records, desc=split, mininterval=2):
         image = load_image(record.path)
-        found, report = model.detect_with_report(image, min_face, LOW_SCORE)
+        found, report = model.detect_with_report(image, asked, LOW_SCORE)
         detections.append(found)
         targets.append(to_target(record, image.shape[:2], min_face))
         reports.append(report)
-    curve = evaluate_detections(detections, targets, iou)
+    curve = evaluate_detections([from_size(found, min_face) for found in detections], targets, iou)
     check_has_faces(curve, file)
     by_name = {record.name: found for record, found in zip(records, detections, strict=True)}
-    return WiderResult(curve, official_settings(records, by_name, data), by_name, sum_reports(reports))
+    settings = {} if truth is None else evaluate_wider(by_name, truth)
+    return WiderResult(curve, settings, by_name, sum_reports(reports))
 
 
-def official_settings(
-    records: Sequence[WiderRecord], detections: Mapping[str, Detections], data: Path
-) -> dict[str, Curve]:
-    """WIDER FACE's own easy, medium and hard on these photos; empty without its lists, or SciPy to read them."""
+def official_truth(records: Sequence[WiderRecord], data: Path) -> list[WiderTruth] | None:
+    """WIDER FACE's own lists for these photos; None without them, or (with a warning) without SciPy to read them."""
     try:
         folder = wider_truth_folder(data)
     except FileNotFoundError:
-        return {}
+        return None
     if importlib.util.find_spec("scipy") is None:
-        return {}
-    return evaluate_wider(detections, with_settings(records, read_wider_truth(folder)))
+        warnings.warn(f'{folder}: easy, medium and hard need SciPy: pip install -e ".[wider]"', stacklevel=2)
+        return None
+    return with_settings(records, read_wider_truth(folder))
+
+
+def from_size(found: Detections, min_face: float) -> Detections:
+    """Those whose longer side has at least `min_face` pixels."""
+    keep = (found.boxes[:, 2:] - found.boxes[:, :2]).max(axis=1, initial=0) >= min_face
+    return Detections(*(None if part is None else part[keep] for part in found))

@@ -21,7 +21,9 @@ Where the published code, and this one, leave the paper:
 - F halves the map in its last block's depthwise convolution; the paper's text has a 3x3 convolution of stride 2.
 - Blocks of width 32 end with an activation, those of 48 and 64 without (`activated_ends`). The paper draws one block.
   In it alone the state that goes from pass to pass has been through the activation whose effect section 4.3 studies.
-- Depthwise convolutions in E's successors and in F have a bias, though batch norm follows. A PReLU has one slope.
+- Depthwise convolutions in block 1 and in F have a bias, though batch norm follows. A PReLU has one slope.
+- Weights begin as He's rule says, as in the paper's appendix (the published training: Xavier's), but for the heads,
+  which begin near 0 (`single_shot.head`).
 - E is activated like F (the paper: ReLU in all but the inverted residuals).
 
 `load_extd` (extd_weights.py) reads the published weights of the three FPN-PReLU models. Left out: the paper's 480,000
@@ -37,7 +39,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from minidetect.autograd.tensor import Tensor
-from minidetect.models.single_shot import SIDES, Heads, SingleShot
+from minidetect.models.single_shot import CELLS, SIDES, Heads, SingleShot
 from minidetect.nn.blocks import InvertedResidual, one_slope
 from minidetect.nn.layers import Conv2d, LeakyReLU, ReLU, Sequential
 from minidetect.nn.module import Module
@@ -46,6 +48,7 @@ from minidetect.ops.elementwise import add
 from minidetect.ops.resize import resize
 
 STRUCTURES = ("fpn", "ssd")
+FIRST_STRIDE = 4  # of f1: E and F halve once each
 # (t, stride) of F's blocks, by width: the paper's Fig. 7. "Depth 8 or 6" counts E and block 1.
 BLOCKS = {32: ((2, 1), (2, 1), (4, 1), (4, 1), (2, 1), (2, 2)), 48: ((2, 1), (2, 1), (4, 1), (4, 2))}
 BLOCKS[64] = BLOCKS[48]
@@ -74,6 +77,12 @@ class EXTD(SingleShot):
         shared: bool = True, sides: Sequence[int] = SIDES, **settings: float,
     ) -> None:
         super().__init__(sides=sides, **settings)
+        if any(side != CELLS * FIRST_STRIDE * 2**i for i, side in enumerate(self.sides)):
+            raise ValueError(f"sides must be 16, 32, 64 and so on, one a pass, since each halves the map: got {sides}")
+        if not isinstance(stem, int) or stem < 1:
+            raise ValueError(f"stem must be a whole number of at least 1, got {stem!r}")
+        if activated_ends not in (None, True, False) or shared not in (True, False):
+            raise ValueError(f"activated_ends and shared are true or false, got {activated_ends!r} and {shared!r}")
         blocks = chosen_blocks(structure, width, act, blocks)
         ends = width == 32 if activated_ends is None else activated_ends
         self.structure, self.width, self.act, self.stem = structure, width, act, stem
@@ -141,6 +150,8 @@ def chosen_blocks(
         raise ValueError(f"act must be one of {', '.join(ACTIVATIONS)}, got {act!r}")
     if blocks is None and width not in BLOCKS:
         raise ValueError(f"width must be one of {', '.join(map(str, BLOCKS))}, got {width!r}; another needs `blocks`")
+    if not isinstance(width, int) or width < 1:
+        raise ValueError(f"width must be a whole number of at least 1, got {width!r}")
     blocks = tuple((int(t), int(stride)) for t, stride in (BLOCKS[width] if blocks is None else blocks))
     strides = [stride for _, stride in blocks]
     if strides[:-1] != [1] * (len(blocks) - 1) or strides[-1:] != [2] or min(t for t, _ in blocks) < 1:

@@ -26,12 +26,10 @@ All three have 22.46 million parameters (the paper: 22 M).
 Appendix C contradicts itself. It has a first convolution of stride 2, and Table 3 a block 1 of stride 2; with both, the
 maps have strides of 8, 16, 32, ... and 256. The map sizes need one of the two at stride 1:
 
-    only the convolution has stride 2    12.78 G by the count of the published code, 12.95 G truly. The default here
-    only block 1 has stride 2            13.31 G and 13.48 G
+    here it is block 1: 12.78 G by the count of the published code, 12.95 G truly; EXTD says 12.7
 
-EXTD says 12.7, and in MobileFaceNet itself (Chen et al., 2018) block 1 has stride 1. Parameters do not depend on it:
-1.19 million (1.2 M). The extra layers are 3x3 convolutions of stride 2, as the appendix says; "equivalent to original
-S3FD" would be pairs of 1x1 and 3x3, with 1.24 million. Activations are EXTD's PReLU with one slope.
+Parameters do not depend on it: 1.19 million (1.2 M). The extra layers are 3x3 convolutions of stride 2, as the appendix
+says; "equivalent to original S3FD" would be pairs of 1x1 and 3x3. Activations are EXTD's PReLU with one slope.
 
 Where both leave the original: pooling rounds sizes up, as convolutions of stride 2 do, so that an image of any size has
 all six maps, and trunks begin from He's random numbers instead of ImageNet.

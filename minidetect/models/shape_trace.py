@@ -31,7 +31,10 @@ KINDS = (Conv2d, MaxPool2d, BatchNorm2d, PReLU, LeakyReLU, ReLU, L2Norm)  # all 
 
 
 class Use(Function):
-    """One use of a layer on one map. name: the layer's, as in `named_parameters`. shapes: (N, C, H, W)."""
+    """One use of a layer on one map. name: the layer's, as in `named_parameters`; layer: itself.
+
+    input_shape, output_shape: (N, C, H, W) of the maps, once it was used.
+    """
 
     def __init__(self, name: str, layer: Module) -> None:
         self.layer_name, self.layer = name, layer

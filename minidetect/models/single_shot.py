@@ -194,8 +194,12 @@ class SingleShot(Module):
     ) -> tuple[np.ndarray, np.ndarray, int]:
         """Boxes (N, 4) in the image's pixels by falling score, scores (N,), before suppression; the number of anchors.
 
-        factor: the network sees the image so much larger; it never gets more than MOST_PIXELS.
+        factor: the network sees the image so much larger; it gets about MOST_PIXELS at most.
         """
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or image.size == 0:
+            raise ValueError(f"an image must be (H, W, 3) uint8 with pixels, got {image.shape} {image.dtype}")
+        if min_score is not None and not 0 <= min_score <= 1:
+            raise ValueError(f"min_score must be a number from 0 to 1, got {min_score}")
         size = image.shape[:2]
         factor = min(factor, (MOST_PIXELS / (size[0] * size[1])) ** 0.5)
         seen = image if factor == 1 else resize_image(image, tuple(max(1, round(n * factor)) for n in size))

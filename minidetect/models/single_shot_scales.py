@@ -5,8 +5,9 @@ The tests of EXTD's published code (its paper does not describe them), after S3F
     the image as it is       everything
     its mirror image         everything
     at half size             boxes of more than 30 pixels
-    at twice the size, ...   boxes of less than 100 pixels; doubled again while the image is small enough, and once at
-                             the largest size that is allowed
+    at twice the size, ...   boxes of less than 100 pixels; doubled again while MOST_PIXELS allows it, and once at the
+                             largest size that it allows (no more than MOST_LOOKS in all, which is not in their code)
+    between half and whole   boxes of more than 30 pixels, of an image that is too large to be enlarged
 
 What all looks have found is merged by box voting (detection/voting.py).
 """
@@ -42,10 +43,10 @@ class Look(NamedTuple):
 def looks(size: tuple[int, int]) -> list[Look]:
     """How an image of (height, width) is looked at."""
     limit = (MOST_PIXELS / (size[0] * size[1])) ** 0.5  # the largest factor that is allowed
-    whole, half = min(1.0, limit), 0.5 * min(1.0, limit)
+    whole, half = min(1.0, limit), 0.5 if limit >= 0.75 else 0.5 * limit
     chosen = [Look(whole), Look(whole, mirrored=True), Look(half, smallest=SMALLEST_OF_HALF)]
     if limit <= 1:
-        return chosen
+        return [*chosen, Look((half + limit) / 2, smallest=SMALLEST_OF_HALF)]
     factor = min(2.0, limit)
     while factor < limit and len(chosen) < MOST_LOOKS - 1:
         chosen.append(Look(factor, largest=LARGEST_OF_DOUBLE))
@@ -54,7 +55,7 @@ def looks(size: tuple[int, int]) -> list[Look]:
 
 
 class ManyLooks:
-    """`model` (fused or not) at all scales; the same calls as `SingleShot`."""
+    """`model` (fused or not) at all scales; has `detect` and `detect_with_report` as that has them."""
 
     points_mean, smallest_face = None, SingleShot.smallest_face  # as there
 
@@ -74,7 +75,7 @@ class ManyLooks:
         boxes, scores, reports = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], []
         for look in looks(image.shape[:2]):
             start = time.perf_counter()
-            found, probs, num_anchors = self.look(image, look, min_score)
+            found, probs, num_anchors = self.found_in(image, look, min_score)
             boxes.append(found)
             scores.append(probs)
             name = f"x{look.factor:.2g}{' mirrored' if look.mirrored else ''}"
@@ -85,7 +86,7 @@ class ManyLooks:
         seconds = time.perf_counter() - start
         return result, [*reports, StageReport("voting", sum(map(len, boxes)), len(result.boxes), seconds)]
 
-    def look(self, image: np.ndarray, look: Look, min_score: float | None) -> tuple[np.ndarray, np.ndarray, int]:
+    def found_in(self, image: np.ndarray, look: Look, min_score: float | None) -> tuple[np.ndarray, np.ndarray, int]:
         """What one look finds, suppressed: boxes (N, 4) in the image's pixels, scores (N,), the number of anchors."""
         seen = np.ascontiguousarray(image[:, ::-1]) if look.mirrored else image
         boxes, scores, num_anchors = self.model.look(seen, min_score, look.factor)

@@ -32,7 +32,7 @@ Losses = Callable[[np.random.Generator], dict[str, Tensor]]
 class Schedule:
     """How long and how fast: see `scheduled_lr` for lr, warm_up and drops, `SGD` for bias_lr and decay_vectors.
 
-    adam: by `Adam` instead, which of these knows lr and weight_decay.
+    adam: use `Adam` instead of SGD; momentum, bias_lr and decay_vectors then mean nothing.
     """
 
     steps: int
