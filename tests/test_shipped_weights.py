@@ -51,7 +51,7 @@ def test_both_cascades_ship():
 def test_the_one_face_of_the_portrait_and_nothing_else(name, hopper):
     (found,) = minidetect.load(name).detect([hopper])
     assert len(found.boxes) == 1, f"{len(found.boxes)} faces: {found.boxes.round()}, scores {found.scores}"
-    assert iou_matrix(found.boxes, HOPPER)[0, 0] > 0.5
+    assert iou_matrix(found.boxes, HOPPER)[0, 0] > 0.4  # faces are annotated narrower than from ear to ear
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5])
@@ -107,7 +107,7 @@ def test_small_plain_and_complete(file):
             array = archive[name]
             assert array.dtype.kind in ("U" if name == "__meta__" else "f"), name
             assert array.dtype.kind == "U" or np.isfinite(array).all(), name
-    assert api.load(file).model.num_parameters() > 100_000
+    assert api.load(file).model.num_parameters() > 50_000
 
 
 @each_file
