@@ -5,7 +5,8 @@
 
 A file holds `machine`, and `runs` (benchmarks/kernels.py) or `whole` (benchmarks/end_to_end.py, cold_start.py):
 a list of {"what", "threads", "seconds": {contestant: seconds}, "bar": text, "met": true, false or null}; or
-`resolutions` (benchmarks/extd_resolution.py): a list of {"size", "seconds": {model: seconds}}. Others are passed over.
+`resolutions` (benchmarks/extd_resolution.py): a list of {"size", "seconds": {model: seconds}}. A file without `machine`
+is passed over.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ NAMES |= {"torch, norms folded": "PyTorch (norms folded)", f"{OURS}, not fused":
 
 def tables(documents: Sequence[Mapping]) -> str:
     """Markdown: the machine, one row a family of kernels, one row a whole task."""
-    parts = [machine_line(max((d["machine"] for d in documents if "machine" in d), key=len))]  # that names the peers
+    documents = [document for document in documents if "machine" in document]
+    parts = [machine_line(max((d["machine"] for d in documents), key=len))]  # the one that names the peers
     runs = [run for document in documents for run in document.get("runs", ())]
     whole = [row for document in documents for row in document.get("whole", ())]
     if runs:
