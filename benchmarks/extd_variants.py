@@ -26,6 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from same_settings import check_same_settings
 
 from minidetect.autograd import no_grad
 from minidetect.models.extd import BLOCKS, EXTD
@@ -150,16 +151,6 @@ def report(results: dict) -> str:
     return "\n".join(lines)
 
 
-def check_same_settings(arguments: argparse.Namespace) -> None:
-    """Refuse a folder with results of other settings; note these in an empty one."""
-    file = arguments.out / "settings.json"
-    settings = {"steps": arguments.steps, "scenes": arguments.scenes, "test_scenes": arguments.test_scenes}
-    if file.exists() and json.loads(file.read_text()) != settings:
-        raise SystemExit(f"{arguments.out} holds results of {file.read_text().strip()}: choose another folder")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
@@ -170,7 +161,10 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", choices=tuple(CONDITIONS), default=list(CONDITIONS), metavar="CONDITION")
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
-    check_same_settings(arguments)
+    check_same_settings(
+        arguments.out,
+        {"steps": arguments.steps, "scenes": arguments.scenes, "test_scenes": arguments.test_scenes},
+    )
     test = drawn_faces(arguments.test_scenes, seed=10_000, testing=True)
     results = {"zeros": probe(arguments.seeds, test), "steps": arguments.steps, "runs": []}
     trains = {seed: drawn_faces(arguments.scenes, seed) for seed in arguments.seeds}

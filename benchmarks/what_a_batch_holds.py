@@ -27,6 +27,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+from same_settings import check_same_settings
 
 from minidetect.autograd import Tensor, no_grad
 from minidetect.evaluate.runs import run_fddb, run_wider, summarise_fddb
@@ -234,16 +235,6 @@ def print_summary(rows: list[dict]) -> None:
                   f"{by[seed, name]['loss'][-1]} against {everything['loss'][-1]}")
 
 
-def check_same_settings(arguments: argparse.Namespace) -> None:
-    """Refuse a folder with results of other settings; note these in an empty one."""
-    file = arguments.out / "settings.json"
-    settings = {"run": str(arguments.run), "steps": arguments.steps, "fddb": arguments.fddb}
-    if file.exists() and json.loads(file.read_text()) != settings:
-        raise SystemExit(f"{arguments.out} holds results of {file.read_text().strip()}: choose another folder")
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps(settings) + "\n")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
@@ -254,7 +245,7 @@ def main() -> None:
     parser.add_argument("--fddb", action="store_true")
     arguments = parser.parse_args()
     bench, rows = Bench(arguments.data, arguments.run, arguments.out), []
-    check_same_settings(arguments)
+    check_same_settings(arguments.out, {"run": str(arguments.run), "steps": arguments.steps, "fddb": arguments.fddb})
     for seed in arguments.seeds:
         rows += compare_48nets(bench, seed, arguments.steps, arguments.fddb)
     print_summary(rows)

@@ -550,7 +550,7 @@ for net in ends["fixed"]:
 #
 # The published tests look at each picture several times: as it is, mirrored, and at other scales. Every look has its
 # own boxes for the same face. Suppression (lesson 05) would keep the best and forget the rest. **Box voting** lets
-# them all have a say. Neither EXTD nor S3FD mentions it, yet their numbers were made with it.
+# them all have a say. EXTD's paper does not mention it, yet the test that its authors published ends with it.
 #
 # ## Exercise 18.6: box voting (about 8 lines)
 #

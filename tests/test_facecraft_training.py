@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from PIL import Image
+from states import assert_equal_states
 
 from minidetect.data.synthetic import draw_scene
 from minidetect.detection.structures import make_target
@@ -57,17 +58,6 @@ def small(monkeypatch):
 
 def run(folder, photos, seed=0, recipe=SMALL) -> FaceCraftRun:
     return FaceCraftRun(folder, folder, recipe, seed, progress=False, photos=photos)
-
-
-def states(cascades) -> dict[str, np.ndarray]:
-    return {f"{c}/{name}": array for c in cascades for name, array in cascades[c].state_dict().items()}
-
-
-def assert_equal_states(a, b):
-    a, b = states(a), states(b)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from states import assert_equal_states
 
 import minidetect
 from minidetect.api import save
@@ -103,17 +104,6 @@ def data(tmp_path_factory):
 
 def run(data, folder, seed=0, recipe=SMALL) -> MultiOutputRun:
     return MultiOutputRun(data[0], folder, recipe, seed, progress=False, photos=data[1])
-
-
-def states(cascades) -> dict[str, np.ndarray]:
-    return {f"{c}/{name}": array for c in cascades for name, array in cascades[c].state_dict().items()}
-
-
-def assert_equal_states(a, b):
-    a, b = states(a), states(b)
-    assert a.keys() == b.keys()
-    for name in a:
-        np.testing.assert_array_equal(a[name], b[name], err_msg=name)
 
 
 @pytest.fixture(scope="module")

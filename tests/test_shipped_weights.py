@@ -51,7 +51,8 @@ def test_both_cascades_ship():
 def test_the_one_face_of_the_portrait_and_nothing_else(name, hopper):
     (found,) = minidetect.load(name).detect([hopper])
     assert len(found.boxes) == 1, f"{len(found.boxes)} faces: {found.boxes.round()}, scores {found.scores}"
-    assert iou_matrix(found.boxes, HOPPER)[0, 0] > 0.4  # faces are annotated narrower than from ear to ear
+    # extd's box ends short of both ears: 0.49, which its card counts among what it is bad at
+    assert iou_matrix(found.boxes, HOPPER)[0, 0] > (0.45 if name == "extd" else 0.5)
 
 
 @pytest.mark.parametrize("scale", [0.25, 0.5])
@@ -107,7 +108,7 @@ def test_small_plain_and_complete(file):
             array = archive[name]
             assert array.dtype.kind in ("U" if name == "__meta__" else "f"), name
             assert array.dtype.kind == "U" or np.isfinite(array).all(), name
-    assert api.load(file).model.num_parameters() > 50_000
+    assert api.load(file).model.num_parameters() > (62_000 if file.stem == "extd" else 100_000)
 
 
 @each_file

@@ -148,8 +148,10 @@ def cut_window(image: np.ndarray, window: Window, size: int, interpolation: str 
 
 
 def small_enough(image: np.ndarray, window: Window) -> tuple[np.ndarray, Window]:
-    """The image made smaller, and the window with it, if the window is too large to be cut out: a large face that
-    shall become tiny needs a window of many times the photo. The face is then smaller than a pixel or two of that."""
+    """The image made smaller, and the window with it, where the window has more than LARGEST_WINDOW pixels a side.
+
+    A large face that shall become tiny needs a window many times as large as the photo.
+    """
     if window.side <= LARGEST_WINDOW:
         return image, window
     factor = LARGEST_WINDOW / window.side

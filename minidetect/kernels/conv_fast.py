@@ -148,7 +148,7 @@ class PackedConvolution:
 
 
 def is_matrix(x: np.ndarray, w: np.ndarray, stride: int, padding: int) -> bool:
-    """Whether every output sees one pixel, in few images or large ones: the sum over channels is then one for BLAS."""
+    """Whether every output sees one pixel, and a product by BLAS for each image pays: few images, or large maps."""
     pays = len(x) < LANES or x.shape[2] * x.shape[3] >= MATRIX_MAP
     return w.shape[2:] == (1, 1) and stride == 1 and padding == 0 and pays
 

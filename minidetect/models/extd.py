@@ -20,14 +20,14 @@ layers outside F and at 6 * 805 within.
 Where the published code, and this one, leave the paper:
 - F halves the map in its last block's depthwise convolution; the paper's text has a 3x3 convolution of stride 2.
 - Blocks of width 32 end with an activation, those of 48 and 64 without (`activated_ends`). The paper draws one block.
-  In it alone the state that goes from pass to pass has been through the activation whose effect section 4.3 studies.
+  At width 32 alone the state that goes from pass to pass has been through the activation that section 4.3 studies.
 - Depthwise convolutions in block 1 and in F have a bias, though batch norm follows. A PReLU has one slope.
 - Weights begin as He's rule says, as in the paper's appendix (the published training: Xavier's), but for the heads,
   which begin near 0 (`single_shot.head`).
 - E is activated like F (the paper: ReLU in all but the inverted residuals).
 
-`load_extd` (extd_weights.py) reads the published weights of the three FPN-PReLU models. Left out: the paper's 480,000
-steps; see train/single_shot.py for what is trained here.
+`load_extd` (extd_weights.py) reads the published weights of the three FPN-PReLU models. Left out: the paper's 240,000
+or 480,000 steps; see train/single_shot.py for what is trained here.
 
 Letters: N images, H W size of an image, f and g maps as in the equations.
 """

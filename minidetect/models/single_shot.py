@@ -79,9 +79,9 @@ class Heads(Module):
 
     def __call__(self, maps: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """maps: (N, C, PH, PW) each -> logits (N, A, 2), deltas (N, A, 4); anchors by maps, rows, columns."""
-        logits = [head(x) for head, x in zip(self.logits, maps, strict=True)]
+        logits = [conv(x) for conv, x in zip(self.logits, maps, strict=True)]
         logits[0] = max_out_background(logits[0])
-        deltas = [head(x) for head, x in zip(self.deltas, maps, strict=True)]
+        deltas = [conv(x) for conv, x in zip(self.deltas, maps, strict=True)]
         return tuple(concat([by_anchor(x) for x in outputs]) for outputs in (logits, deltas))
 
 

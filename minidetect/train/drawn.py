@@ -22,7 +22,7 @@ from minidetect.detection.structures import Detections, Target
 from minidetect.evaluate.average_precision import evaluate_detections
 from minidetect.models.rcnn import CropNet
 from minidetect.nn.module import Module
-from minidetect.nn.optim import SGD, scheduled_lr
+from minidetect.nn.optim import SGD, Adam, scheduled_lr
 from minidetect.train.loop import Losses, train_step
 from minidetect.train.object_images import mirrored
 
@@ -71,15 +71,18 @@ def drawn_images(
 
 def train_steps(
     model: Module, losses: Losses, steps: int, rng: np.random.Generator, lr: float = 0.02, warm_up: int = 20,
-    drops: Sequence[float] = (0.7, 0.9), max_norm: float = 10.0,
+    drops: Sequence[float] = (0.7, 0.9), max_norm: float = 10.0, optimiser: SGD | Adam | None = None,
+    fixed_from: float = 1.0,
 ) -> list[dict[str, float]]:
-    """`steps` steps of SGD with momentum 0.9; losses(rng) draws a batch. Returns each step's losses and gradient norm.
+    """`steps` steps of an optimiser; losses(rng) draws a batch. Returns each step's losses and gradient norm.
 
     The loop of `train/loop.py` without folder, checkpoints and progress. The model is left ready for inference.
+    optimiser: None for SGD with momentum 0.9. fixed_from: from this share of the steps on, batch norms use their
+    running averages, as in detection, and leave them as they are; 1 for never.
     """
-    optimiser, log = SGD(model, lr, momentum=0.9, weight_decay=5e-4), []
-    model.train()
+    optimiser, log = optimiser or SGD(model, lr, momentum=0.9, weight_decay=5e-4), []
     for step in range(steps):
+        model.train(step < fixed_from * steps)
         optimiser.lr = scheduled_lr(step, steps, lr, warm_up, drops)
         optimiser.zero_grad()
         values = train_step(model, losses, rng, max_norm, step, check_nan=False)

@@ -4,8 +4,8 @@ What train/single_shot.py does for photos, without files, in the manner of train
 benchmarks/extd_variants.py compare settings with it. Trainings with equal generators see the same scenes in the same
 order, whatever the model, because nothing but the choice of scenes is random.
 
-Where it leaves EXTD: Adam instead of SGD, some hundred steps instead of 480,000, no crops and no colour distortion, and
-batch norms that stop following the batches before the end (see `train_mini`).
+Where it leaves EXTD: Adam instead of SGD, some hundred steps instead of 240,000 or 480,000, no crops and no colour
+distortion, and batch norms that stop following the batches before the end (see `train_mini`).
 
 Letters: N scenes, S side of a scene in pixels.
 """
@@ -19,14 +19,13 @@ import numpy as np
 
 from minidetect.autograd import Tensor
 from minidetect.data.synthetic import DrawnScenes
-from minidetect.detection.boxes import flip_horizontal
+from minidetect.data.transforms import flip_example
 from minidetect.detection.structures import Detections, Target
 from minidetect.evaluate.average_precision import evaluate_detections
 from minidetect.models.single_shot import SingleShot
 from minidetect.models.single_shot_loss import single_shot_losses
-from minidetect.nn.optim import Adam, scheduled_lr
-from minidetect.train.drawn import TEST_BANK
-from minidetect.train.loop import train_step
+from minidetect.nn.optim import Adam
+from minidetect.train.drawn import TEST_BANK, train_steps
 
 SPANS = {"all": (0.0, np.inf), "<12": (0.0, 12.0), "12-24": (12.0, 24.0), ">=24": (24.0, np.inf)}  # pixels
 LEAST_NEGATIVES = 8  # of a scene without a face
@@ -48,10 +47,7 @@ class DrawnFaces:
         for i in rng.integers(len(self), size=num):
             image, target = self.images[i], self.targets[i]
             if rng.random() < 0.5:
-                width = image.shape[1]
-                image = np.ascontiguousarray(image[:, ::-1])
-                boxes, ignore = (flip_horizontal(part, width) for part in (target.boxes, target.ignore))
-                target = target._replace(boxes=boxes, ignore=ignore, landmarks=None)
+                image, target = flip_example(image, target)
             planes.append(model.planes(image))
             targets.append(target)
         return Tensor(np.stack(planes)), targets
@@ -73,27 +69,16 @@ def train_mini(
 ) -> list[dict[str, float]]:
     """`steps` steps of Adam on `num` scenes each. Returns each step's losses and the norm of its gradient.
 
-    fixed_from: from this share of the steps on, batch norms use their running averages, as in detection, and leave them
-    as they are; 1 for never. EXTD's F has one set of averages for all its passes, which fits none of them well: in the
-    last steps the weights learn to live with it. (The published code does it from its second epoch on.)
+    fixed_from: see `train_steps`. EXTD's F has one set of averages for all its passes, which fits none of them
+    well: in the last steps the weights learn to live with it. (The published code does so from its second epoch on.)
     The model is left ready for inference.
     """
-    optimiser, log = Adam(model, lr), []
 
     def losses(rng: np.random.Generator) -> dict[str, Tensor]:
         images, targets = faces.batch(model, rng, num)
         return single_shot_losses(model, images, targets, least=LEAST_NEGATIVES)
 
-    for step in range(steps):
-        model.train(step < fixed_from * steps)
-        optimiser.lr = scheduled_lr(step, steps, lr, warm_up, drops)
-        optimiser.zero_grad()
-        values = train_step(model, losses, rng, max_norm, step, check_nan=False)
-        optimiser.step()
-        del values["loss"]  # the sum of the others
-        log.append(values)
-    model.train(False)
-    return log
+    return train_steps(model, losses, steps, rng, lr, warm_up, drops, max_norm, Adam(model, lr), fixed_from)
 
 
 def ap_by_size(detections: Sequence[Detections], targets: Sequence[Target], iou: float = 0.5) -> dict[str, float]:

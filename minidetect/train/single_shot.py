@@ -5,13 +5,13 @@ EXTD, section 3.4 and appendix A: SGD with momentum 0.9 and weight decay 5e-4, f
 
 Two cores have no time for that: 480,000 steps are 7.7 million crops. `SingleShotRecipe` makes the most of 64,800:
 
-- Adam instead of SGD, which in the first hundreds of steps learned nothing that showed in the loss.
+- Adam instead of SGD.
 - Three of four crops by anchor sampling (face_crops.py), where the published code has one of two.
-- Small crops first, of 128 x 128, then larger ones: as many faces for a quarter of the work.
+- Small crops first, of 128 x 128, then larger ones.
 - Batch norms are fixed after the first phase, and the loss is from then on that of the network as it detects. The six
   passes share one set of running averages (extd.py); with those instead of its own batch's statistics a pass computes
-  something else, and the network finds nothing. The published code fixes them, too, by way of an `eval()` after its
-  first epoch that nothing takes back.
+  something else (benchmarks/extd_norms.py). The published code fixes them, too, by way of an `eval()` after its first
+  epoch that nothing takes back.
 
 Letters: N images of a step, S side of a crop.
 """
