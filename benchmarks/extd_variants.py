@@ -26,7 +26,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from same_settings import check_same_settings
+from same_settings import check_same_settings, kept_or_run
 
 from minidetect.autograd import no_grad
 from minidetect.models.extd import BLOCKS, EXTD
@@ -114,16 +114,6 @@ def run(seed: int, name: str, steps: int, train: DrawnFaces, test: DrawnFaces) -
     }  # fmt: skip
 
 
-def kept_or_run(file: Path, *arguments) -> dict:
-    """The result of `run`, from `file` if it is there."""
-    if not file.exists():
-        file.parent.mkdir(parents=True, exist_ok=True)
-        part = file.with_suffix(".part")
-        part.write_text(json.dumps(run(*arguments)) + "\n")
-        part.rename(file)
-    return json.loads(file.read_text())
-
-
 def differences(rows: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
     """For each comparison and size the differences of AP, one a seed."""
     ap = {(row["seed"], row["condition"]): row["ap"] for row in rows}
@@ -171,7 +161,7 @@ def main() -> None:
     for name in arguments.only:
         for seed, train in trains.items():
             file = arguments.out / f"seed{seed}" / f"{name.replace(' ', '-')}.json"
-            results["runs"].append(kept_or_run(file, seed, name, arguments.steps, train, test))
+            results["runs"].append(kept_or_run(file, run, seed, name, arguments.steps, train, test))
             print(json.dumps(results["runs"][-1]), flush=True)
     results["differences"] = differences(results["runs"])
     print(report(results))

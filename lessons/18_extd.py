@@ -33,10 +33,10 @@ from minidetect.detection.scale_compensation import READINGS, match_compensated
 from minidetect.detection.structures import make_detections
 from minidetect.kernels.iou import iou_matrix
 from minidetect.kernels.nms import nms
-from minidetect.models.extd import BLOCKS, EXTD
 
 # %%
-from minidetect.models.single_shot import face_probability
+from minidetect.models.cascade_pipeline import face_probability
+from minidetect.models.extd import BLOCKS, EXTD
 from minidetect.models.single_shot_loss import sample_image, single_shot_losses
 from minidetect.teach import Lesson, home
 from minidetect.train.drawn_faces import ap_by_size, drawn_faces, measure_mini, train_mini

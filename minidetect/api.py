@@ -17,22 +17,27 @@ import numpy as np
 from minidetect.api_objects import SETTINGS, ObjectDetector, build_objects
 from minidetect.data.images import ImageSource, check_is_list, load_image
 from minidetect.detection.structures import Detections
+from minidetect.models.anchor_detector import AnchorDetector
 from minidetect.models.cascade import Cascade
 from minidetect.models.cascade_pipeline import Pipeline
 from minidetect.models.extd import EXTD
 from minidetect.models.extd_weights import load_extd
 from minidetect.models.facecraft import JointCascade, SeparateCascade
+from minidetect.models.layout_detector import LayoutDetector
+from minidetect.models.layout_pyramid import PyramidLooks
 from minidetect.models.mtcnn import load_mtcnn
 from minidetect.models.multi_output_cascade import EndToEndCascade, MultiOutputCascade
-from minidetect.models.single_shot import SingleShot
 from minidetect.models.single_shot_scales import ManyLooks
 from minidetect.nn.checkpoint import load_arrays, save_arrays
 
 WEIGHTS = Path(__file__).parent / "weights"
 # Readers of published weights by what stands before the colon, and what stands behind it.
 PUBLISHED = {"mtcnn": (load_mtcnn, "FOLDER"), "extd": (load_extd, "FILE")}
-MODELS = {kind.__name__: kind for kind in (JointCascade, SeparateCascade, EndToEndCascade, MultiOutputCascade, EXTD)}
-FaceModel = Cascade | SingleShot
+MODELS = {
+    kind.__name__: kind
+    for kind in (JointCascade, SeparateCascade, EndToEndCascade, MultiOutputCascade, EXTD, LayoutDetector)
+}
+FaceModel = Cascade | AnchorDetector
 
 
 class Detector:
@@ -56,7 +61,7 @@ class Detector:
 
         images: paths, Pillow images, or (H, W, 3) uint8 RGB arrays, in any mix; a list even for one image.
         min_face: the smallest face to look for, the longer side of its box in pixels; None for the model's own choice,
-            24 for a cascade, 8 for EXTD.
+            24 for a cascade, 8 for detectors by anchors.
         threshold: the score that a face must exceed; None for the model's own.
         Raises ImageError (a ValueError) that names an image which cannot be read.
         """
@@ -88,9 +93,10 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
 
     "mtcnn:FOLDER" is MTCNN with the weights that facenet-pytorch publishes (models/mtcnn.py), "extd:FILE" is EXTD with
     one of the files that its authors publish (models/extd_weights.py); both are read without torch.
-    A cascade or EXTD gives a Detector of faces, R-CNN and its successors an ObjectDetector.
+    A cascade, EXTD or LayoutDetector gives a Detector of faces, R-CNN and its successors an ObjectDetector.
     thorough: only for faces, and not for MTCNN; takes longer and finds more faces. A cascade looks at more boxes
-        (README, "Default or thorough"), EXTD at several scales and the mirror image (models/single_shot_scales.py).
+        (README, "Default or thorough"), EXTD at several scales and the mirror image (models/single_shot_scales.py),
+        a LayoutDetector at eight sizes (models/layout_pyramid.py).
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights, or for
     `thorough` with a model of objects.
     """
@@ -113,9 +119,11 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
     return Detector(built, str(name_or_path), meta.get("training", {}), thorough)
 
 
-def thorough_form(fused: FaceModel) -> Pipeline | ManyLooks:
+def thorough_form(fused: FaceModel) -> Pipeline | ManyLooks | PyramidLooks:
     """What `thorough` means for this model; ValueError for MTCNN's weights."""
-    return ManyLooks(fused) if isinstance(fused, SingleShot) else fused.thorough()
+    if isinstance(fused, LayoutDetector):
+        return PyramidLooks(fused)
+    return ManyLooks(fused) if isinstance(fused, AnchorDetector) else fused.thorough()
 
 
 def read_published(name: str) -> FaceModel | None:

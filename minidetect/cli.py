@@ -131,7 +131,9 @@ def train(arguments: argparse.Namespace) -> int:
     from minidetect.recipes import run_recipe
 
     given = vars(arguments)
-    names = ("control", "structure", "width", "act", "short_side", "vertical_flips")
+    names = (
+        "control", "structure", "width", "act", "layout", "sampler", "head", "box_loss", "short_side", "vertical_flips",
+    )  # fmt: skip
     options = {key: given[key] for key in names if key in given}
     with CompileNote(DETECTION_KERNELS + TRAINING_KERNELS, live=False):  # the last line belongs to the progress bar
         files = run_recipe(

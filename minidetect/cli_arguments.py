@@ -13,15 +13,21 @@ from pathlib import Path
 
 from minidetect import __version__
 
-THOROUGH = "of faces: looks at more boxes, or at several scales (EXTD); takes longer and finds more"
+THOROUGH = "of faces: looks at more boxes, or at several scales (EXTD, fpn-finest); takes longer and finds more"
 BENCHMARKS = "landmarks: face crops with five points; objects: a folder of yours"
 ACT = "extd: activation (default: prelu)"
-SMALLEST = "of faces: the smallest (default: 20; EXTD on wider: 8)"
+SMALLEST = "of faces: the smallest (default: 20; by anchors, on wider: 8)"
 WRITE = "wider: write there what was found, in its text format"
 DETECTIONS = "a text in FDDB's format; for wider a folder of texts EVENT/IMAGE.txt in its own"
-RECIPES = "facecraft, multi-output, extd; for objects faster-rcnn, fast-rcnn, rcnn"
+GROUPS = "group-sampling:"
+RECIPES = "facecraft, multi-output, extd, group-sampling; for objects faster-rcnn, fast-rcnn, rcnn"
 SOURCES = "mtcnn:DIR with pnet.pt, rnet.pt and onet.pt, or extd:EXTD_32.pth, _48 or _64; needs no torch"
 SHORT_SIDE = "of images as the network sees them (default: 480)"
+# As the modules of the same names have them, which take too long to import for the sake of an error message.
+LAYOUTS = ("rpn", "fpn", "fpn-finest-stride", "fpn-finest", "ssd", "retinaface")
+SAMPLERS = ("random", "ohem", "wrs", "focal", "focal*", "gs", "gs+ohem", "gs+wrs", "gs+focal*")
+HEADS = ("shared", "dilated", "context", "own")
+BOX_LOSSES = ("least-squares", "neg-log", "smooth-l1")
 MODEL_HELP = "one that ships (see `minidetect models`), a weights file, mtcnn:DIR or extd:FILE (default: facecraft)"
 
 
@@ -38,7 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p = commands.add_parser("detect", help="find faces, or what a model of yours knows, in your images")
     p.add_argument("images", nargs="+", type=Path, metavar="IMAGE")
     p.add_argument("--model", default="facecraft", metavar="NAME_OR_PATH", help=MODEL_HELP)
-    p.add_argument("--min-face", type=face_size, metavar="PX", help="of faces: the smallest (default: 24, EXTD: 8)")
+    p.add_argument("--min-face", type=face_size, metavar="PX", help="of faces: the smallest (default: 24, or 8)")
     p.add_argument("--thorough", action="store_true", help=THOROUGH)
     p.add_argument("--threshold", type=probability, metavar="T", help="score a detection must exceed, 0 to 1")
     p.add_argument("--json", type=Path, metavar="FILE", help="write the detections there")
@@ -57,17 +63,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--steps", type=positive_int, metavar="N", help="at most N steps a phase, for trying out")
     p.add_argument("--resume", action="store_true", help="continue the run in --out")
     p.add_argument("--check-nan", action="store_true", help="name the operation in which a NaN first appears")
-    nothing = argparse.SUPPRESS  # a recipe is told only of options that were given, and refuses those it has not
-    p.add_argument(
-        "--control", action="store_true", default=nothing, help="faces: also train the separate nets on"
-    )
-    p.add_argument("--structure", choices=("fpn", "ssd"), default=nothing, help="extd: (default: fpn)")
-    p.add_argument("--width", type=int, choices=(32, 48, 64), default=nothing, help="extd: channels (default: 32)")
-    p.add_argument("--act", choices=("relu", "lrelu", "prelu"), default=nothing, help=ACT)
-    p.add_argument("--short-side", type=image_side, default=nothing, metavar="PX", help=SHORT_SIDE)
-    p.add_argument(
-        "--vertical-flips", action="store_true", default=nothing, help="objects: images may stand on their heads"
-    )
+    add_recipe_options(p)
     add_threads(p)
 
     p = commands.add_parser("evaluate", help="measure a model on a benchmark")
@@ -105,6 +101,25 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--plot", type=Path, metavar="FILE", help="draw GFLOP/s under the machine's roofs there, a PNG")
     add_threads(p)
     return top
+
+
+def add_recipe_options(p: argparse.ArgumentParser) -> None:
+    """Options of single recipes."""
+    nothing = argparse.SUPPRESS  # a recipe is told only of options that were given, and refuses those it has not
+    p.add_argument(
+        "--control", action="store_true", default=nothing, help="faces: also train the separate nets on"
+    )
+    p.add_argument("--structure", choices=("fpn", "ssd"), default=nothing, help="extd: (default: fpn)")
+    p.add_argument("--width", type=int, choices=(32, 48, 64), default=nothing, help="extd: channels (default: 32)")
+    p.add_argument("--act", choices=("relu", "lrelu", "prelu"), default=nothing, help=ACT)
+    p.add_argument("--layout", choices=LAYOUTS, default=nothing, help=f"{GROUPS} (default: fpn-finest)")
+    p.add_argument("--sampler", choices=SAMPLERS, default=nothing, help=f"{GROUPS} (default: gs+wrs)")
+    p.add_argument("--head", choices=HEADS, default=nothing, help=f"{GROUPS} (default: dilated)")
+    p.add_argument("--box-loss", choices=BOX_LOSSES, default=nothing, help=f"{GROUPS} (default: least-squares)")
+    p.add_argument("--short-side", type=image_side, default=nothing, metavar="PX", help=SHORT_SIDE)
+    p.add_argument(
+        "--vertical-flips", action="store_true", default=nothing, help="objects: images may stand on their heads"
+    )
 
 
 def add_threads(p: argparse.ArgumentParser) -> None:

@@ -1,9 +1,9 @@
 """Named experiments: what `minidetect train NAME` runs.
 
-A recipe is a function of the data folder, the output folder and the seed. For `facecraft`, `multi-output` and `extd`
-the folder DATA has
+A recipe is a function of the data folder, the output folder and the seed. For `facecraft`, `multi-output`, `extd`
+and `group-sampling` the folder DATA has
     wider/train/, wider/wider_train_bbx_gt.txt     photos and boxes in WIDER FACE's text format
-    scenes/*.jpg                                   photos without faces (may be missing; `extd` uses none)
+    scenes/*.jpg                                   photos without faces (may be missing; only the cascades use them)
     facepoint/train.csv and its crops              faces with five landmarks (only `multi-output` needs them)
 For `rcnn`, `fast-rcnn` and `faster-rcnn` it holds pictures and boxes in the format of VOC, COCO or YOLO, or a table:
 see data/folders.py.
@@ -25,10 +25,13 @@ from minidetect.data.images import image_size
 from minidetect.data.landmarks import read_landmarks_csv
 from minidetect.data.proposals import searched_proposals
 from minidetect.data.wider_face import read_wider
+from minidetect.detection.anchor_layout import LAYOUTS
 from minidetect.models.cascade import Cascade
 from minidetect.models.extd import EXTD
+from minidetect.models.layout_detector import LayoutDetector
 from minidetect.nn.checkpoint import write_atomically
 from minidetect.train.facecraft import FaceCraftRecipe, FaceCraftRun
+from minidetect.train.layouts import LayoutRecipe, losses_of, train_layout
 from minidetect.train.loop import Schedule, read_log
 from minidetect.train.multi_output import MultiOutputRecipe, MultiOutputRun
 from minidetect.train.object_images import ObjectRecipe, check_same_run
@@ -75,6 +78,28 @@ def extd(
     train_single_shot(model, data, out, recipe, seed, check_nan)
     file = out / f"{model.name.lower()}.npz"
     save(model, file, {"recipe": "extd", "seed": seed, "steps": steps})
+    if (out / "log.jsonl").exists():
+        draw_log(out / "log.jsonl", out / "curves.png")
+    return [file]
+
+
+def group_sampling(
+    data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, layout: str = "fpn-finest",
+    sampler: str = "gs+wrs", head: str = "dilated", box_loss: str = "least-squares",
+) -> list[Path]:
+    """A detector with an AnchorLayout; the four choices are Group Sampling's. Returns the weights' file.
+
+    steps: at most so many.
+    """
+    if layout not in LAYOUTS:
+        raise ValueError(f"a layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
+    losses_of(sampler, box_loss=box_loss)  # refuse names that there are not before anything is read
+    model = LayoutDetector(np.random.default_rng(seed), LAYOUTS[layout], head, blocks=(1, 2, 2, 2))
+    recipe = LayoutRecipe(sampler=sampler, box_loss=box_loss)
+    recipe = recipe if steps is None else recipe.shortened(steps)
+    train_layout(model, data, out, recipe, seed, check_nan)
+    file = out / f"{layout}-{sampler}.npz"
+    save(model, file, {"recipe": "group-sampling", "seed": seed, "steps": recipe.schedule.steps, "sampler": sampler})
     if (out / "log.jsonl").exists():
         draw_log(out / "log.jsonl", out / "curves.png")
     return [file]
@@ -233,6 +258,7 @@ RECIPES: dict[str, tuple[Callable[[Path], None], Callable[..., list[Path]]]] = {
     "facecraft": (check_faces, facecraft),
     "multi-output": (check_landmarks, multi_output),
     "extd": (check_faces, extd),
+    "group-sampling": (check_faces, group_sampling),
     "rcnn": (check_objects, rcnn),
     "fast-rcnn": (check_objects, fast_rcnn),
     "faster-rcnn": (check_objects, faster_rcnn),

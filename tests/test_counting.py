@@ -9,8 +9,19 @@ import pytest
 
 from minidetect.autograd import Tensor, no_grad
 from minidetect.autograd.tensor import topological_order
-from minidetect.models.counting import VIEWS, LayerCount, count_table, memory, module_walk, table_text, total
+from minidetect.detection.anchor_layout import FPN, FPN_FINEST, FPN_FINEST_STRIDE, LAYOUTS, SSD
+from minidetect.models.counting import (
+    VIEWS,
+    LayerCount,
+    count_table,
+    head_multiply_adds,
+    memory,
+    module_walk,
+    table_text,
+    total,
+)
 from minidetect.models.extd import EXTD
+from minidetect.models.layout_detector import LayoutDetector
 from minidetect.models.receptive_fields import receptive_fields, rows_of_maps, seen_by_head, uncut_size
 from minidetect.models.s3fd import S3FD, S3FDMobileFaceNet
 from minidetect.models.shape_trace import layers_of, trace
@@ -298,3 +309,62 @@ def test_the_benchmark_prints_every_model(monkeypatch, capsys):
     monkeypatch.setattr("sys.argv", ["extd_counts.py", "--layers", "EXTD-SSD-32-ReLU", "--size", "64"])
     extd_counts.main()
     assert "56,038" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------ heads of a layout
+
+
+def test_heads_at_800():
+    """Group Sampling, section 6.2, c = c' = 256: S1 = 23.83872 G, S2 = 31.416 G; the difference is published."""
+    s1, s2 = (head_multiply_adds(layout, (800, 800)) for layout in (FPN_FINEST, FPN))
+    assert s1 == 9 * 256 * 256 * 200 * 200 + 4 * 6 * 256 * 200 * 200 == 23_838_720_000
+    assert s2 == (9 * 256 * 256 + 6 * 256) * (200**2 + 100**2 + 50**2 + 25**2) == 31_416_000_000
+    assert (s2 - s1) / 1e9 == pytest.approx(36.50 - 28.91, abs=0.015)
+    # With the anchors of FPN alone on the finest map: its hidden map, and fewer outputs than four a cell.
+    outputs = 6 * 256 * (200**2 + 100**2 + 50**2 + 25**2)
+    assert head_multiply_adds(FPN_FINEST_STRIDE, (800, 800)) == 9 * 256 * 256 * 200 * 200 + outputs < s1
+
+
+@pytest.mark.parametrize("c", [1, 4, 5, 6, 7, 64, 256])
+@pytest.mark.parametrize("features", [1, 24, 256])
+def test_the_difference_changes_its_sign_between_5_and_6_channels(c, features):
+    """S1 - S2 = (1026 - 189 c) c' h w / 64; its root is at c = 5.43."""
+    height, width = 96, 160
+    s1, s2 = (head_multiply_adds(layout, (4 * height, 4 * width), c, features) for layout in (FPN_FINEST, FPN))
+    assert 64 * (s1 - s2) == (1026 - 189 * c) * features * height * width
+    assert (s1 > s2) == (c <= 5)
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+@pytest.mark.parametrize("head", ["shared", "dilated"])
+def test_the_formula_of_heads_against_a_trace(name, head):
+    """Four dilated convolutions to a fourth of the features cost as much as one. RPN looks at C4, SSD needs equal C."""
+    widths = (6, 6, 6, 6) if name == "ssd" else (4, 5, 6, 7)
+    model = LayoutDetector(
+        np.random.default_rng(0), LAYOUTS[name], head, width=6, features=12, widths=widths, stem=4
+    )
+    for size in ((128, 192), (64, 64)):
+        counted = total(count_table(model, size), "heads").multiply_adds
+        assert counted == head_multiply_adds(LAYOUTS[name], size, 6, 12) > 0
+
+
+def test_a_layout_detector_is_counted_as_it_runs(monkeypatch):
+    """Every output of every convolution, in a true pass; 96 x 128 pixels."""
+    counted, compute = [], conv_op.conv2d_forward
+
+    def counting(x, w, *others):
+        y = compute(x, w, *others)
+        counted.append(y.size * w[0].size)
+        return y
+
+    monkeypatch.setattr(conv_op, "conv2d_forward", counting)
+    for layout, head in ((FPN, "shared"), (FPN_FINEST_STRIDE, "context"), (SSD, "own")):
+        counted.clear()
+        model = LayoutDetector(
+            np.random.default_rng(0), layout, head, width=4, features=8, widths=(4, 4, 4, 8), stem=4
+        )
+        with no_grad():
+            model.predict(Tensor(np.zeros((1, 3, 96, 128), np.float32)))
+        rows = count_table(model, (96, 128))
+        assert total(rows).multiply_adds == sum(counted) > 0
+        assert total(rows).parameters == model.num_parameters()

@@ -18,6 +18,7 @@ import minidetect
 from minidetect.autograd import Tensor
 from minidetect.detection.anchors import AnchorGrid
 from minidetect.detection.box_coder import BoxCoder
+from minidetect.detection.group_sampler import AnchorSample, weighted
 from minidetect.detection.losses import (
     iou_gradient,
     least_squares_iou_loss,
@@ -25,13 +26,16 @@ from minidetect.detection.losses import (
     neg_log_iou_loss,
     smooth_l1,
 )
+from minidetect.detection.matcher import IGNORE, NEGATIVE, match_two_pass
 from minidetect.detection.structures import make_target
 from minidetect.kernels.roi_pool import roi_pool_backward
+from minidetect.models.anchor_detector import Prediction
 from minidetect.models.extd import EXTD
 from minidetect.models.facecraft import JointCascade
 from minidetect.models.fast_rcnn import BoxHead, SampledRois
 from minidetect.models.faster_rcnn import ProposalNet
-from minidetect.models.single_shot import Prediction
+from minidetect.models.grouped_fast_rcnn import reference_scale
+from minidetect.models.layout_loss import sample_losses
 from minidetect.models.single_shot_loss import Sample, sampled_losses
 from minidetect.nn.init import he_normal
 from minidetect.nn.layers import Linear
@@ -118,6 +122,54 @@ def slope_of_x1(loss, pred, gt) -> float:
     pred = Tensor(pred, requires_grad=True)
     loss(pred, gt).backward()
     return pred.grad[0, 0]
+
+
+@equations("Group Sampling", 1)
+def test_group_sampling_first_pass():
+    """IoU 0.6 is an object, 0.5 is ignored, 0.3 is background, with thresholds of 0.6 and 0.4."""
+    anchors = np.array([[0.0, 0, 10, 6], [0, 0, 10, 5], [0, 0, 10, 3]])
+    matched_idx, _ = match_two_pass(anchors, np.array([[0.0, 0, 10, 10]]))
+    assert matched_idx.tolist() == [0, IGNORE, NEGATIVE]
+
+
+@equations("Group Sampling", 2)
+def test_group_sampling_loss():
+    """One scale has a face with p = 3/4 and IoU 1/3 and a background with 1/2, the other three backgrounds with 3/4."""
+    logits = Tensor(np.array([[0, log(3)], [0, 0], *[[log(3), 0]] * 3]))
+    anchors = np.concatenate([LEFT, *[LEFT + 10] * 4])
+    truth = np.concatenate([RIGHT, anchors[1:]])
+    samples = [AnchorSample(np.array([0]), np.array([1])), AnchorSample(np.zeros(0, np.int64), np.array([2, 3, 4]))]
+    losses = sample_losses(logits, Tensor(np.zeros((5, 4))), anchors, truth, samples, BoxCoder())
+    assert losses["class"].item() == pytest.approx((log(4 / 3) + log(2)) / 2 + log(4 / 3))
+    assert losses["box"].item() == pytest.approx((1 - 2 / 6) ** 2)  # / 1, and nothing for the scale without a face
+
+
+class Uniform:
+    """In place of a generator: 1 - r for the numbers r of the equation."""
+
+    def __init__(self, *r: float) -> None:
+        self.r = r
+
+    def random(self, size: int) -> np.ndarray:
+        assert size == len(self.r)
+        return 1 - np.array(self.r)
+
+
+@equations("Group Sampling", 3)
+def test_group_sampling_weights():
+    """w = r**(1/loss): 0.5**1, 0.64**2 = 0.41 and 0.36**(1/2) = 0.6, of which the first and the last are larger."""
+    labels, losses = np.zeros(3, np.int64), np.array([1, 0.5, 2])
+    ((_, neg_idx),) = weighted(2)(labels, labels, losses, Uniform(0.5, 0.64, 0.36))
+    assert neg_idx.tolist() == [0, 2]  # not 0 and 1, whose r are the largest
+    ((_, neg_idx),) = weighted(1)(labels, labels, losses, Uniform(0.5, 0.64, 0.36))
+    assert neg_idx.tolist() == [2]
+
+
+@equations("Group Sampling", 4)
+def test_group_sampling_reference_scale():
+    """Between 16 and 32 the border is sqrt(16 * 32) = 22.6; 8 x 32 is of size 16, and beyond 128 all is 128."""
+    boxes = np.array([[0.0, 0, 22, 22], [0, 0, 23, 23], [0, 0, 8, 32], [0, 0, 3, 3], [0, 0, 64, 66], [5, 5, 999, 999]])
+    assert reference_scale(boxes).tolist() == [0, 1, 0, 0, 2, 3]
 
 
 @equations("Group Sampling", 5)

@@ -16,6 +16,7 @@ from minidetect.data.face_crops import (
     Window,
     anchor_sampled_window,
     cut_window,
+    jittered_window,
     random_square,
     target_in_window,
     training_crop,
@@ -414,3 +415,89 @@ def test_what_is_no_image(rng):
     for image in (np.zeros((4, 4), np.uint8), np.zeros((4, 4, 4), np.uint8), np.zeros((4, 4, 3), np.float32)):
         with pytest.raises(ValueError, match=r"must be \(H, W, 3\) uint8"):
             distort_colours(image, rng)
+
+
+# ------------------------------------------------------------------ scale jitter
+
+
+def test_a_jittered_window_by_hand():
+    """A crop of 100 by a factor of 1/2: 200 pixels, that hold the face, 20 x 80 at (300, 100)."""
+    boxes = np.float32([[0, 0, 9, 9], [300, 100, 320, 180]])
+    draws = Draws([1, 1], [0.5, 0.25], [0.74])
+    assert jittered_window(boxes, (600, 1000), 100, draws, (2.0, 0.5)) == Window(210, 10, 200)
+    assert draws.choices == [2, 2] and draws.ranges == [(320 - 200, 300), (180 - 200, 100)]
+    draws = Draws([1], [0.5, 0.25], [0.76])  # or lie anywhere in the image
+    assert jittered_window(boxes, (600, 1000), 100, draws, (2.0, 0.5)) == Window(400, 100, 200)
+    assert draws.ranges == [(0, 1000 - 200), (0, 600 - 200)]
+    draws = Draws([0, 1], [1, 0.5], [0])  # 50 pixels, higher than the face is wide and lower than it is high
+    assert jittered_window(boxes, (600, 1000), 100, draws, (2.0, 0.5)) == Window(300, 115, 50)
+    assert draws.ranges == [(320 - 50, 300), (100, 180 - 50)]
+
+
+def test_a_jittered_window_larger_than_the_image():
+    """400 pixels of an image of 300 x 500: above and below it there is room; and the same without a face."""
+    boxes = np.float32([[10, 20, 30, 40]])
+    for draws, given_boxes in ((Draws([0, 0], [0.5, 0.5], [0]), boxes), (Draws([0], [0.5, 0.5]), boxes[:0])):
+        window = jittered_window(given_boxes, (300, 500), 100, draws, (0.25,))
+        assert window.side == 400 and window.top == (300 - 400) / 2
+        assert draws.ranges[0] == ((30 - 400, 10) if len(given_boxes) else (0, 500 - 400))
+
+
+@SETTINGS
+@given(seeds, st.sampled_from([0.25, 0.5, 0.75, 1.0, 1.25, 2.0]), st.integers(1, 60), st.integers(1, 60))
+def test_jitter_multiplies_every_face_by_its_factor(seed, factor, width, height):
+    """All of the face is in the window, or only face along an axis; in the crop it is `factor` times as large."""
+    rng = np.random.default_rng(seed)
+    x, y = rng.integers(0, 100, 2)
+    box = np.array([[x, y, x + width, y + height]], np.float32)
+    window = jittered_window(box, (160, 160), 64, rng, (factor,), around_face=1.0)
+    assert window.side == round(64 / factor)
+    for start, begin, length, limit in ((window.left, x, width, 160), (window.top, y, height, 160)):
+        if window.side >= limit:  # all of the image
+            assert start <= 0 and start + window.side >= limit
+        else:
+            outer, inner = sorted([(start, start + window.side), (begin, begin + length)], key=lambda e: e[0] - e[1])
+            assert outer[0] <= inner[0] + 1 and inner[1] <= outer[1] + 1
+    found = target_in_window(make_target(box), window, 64, min_face=0)
+    for in_crop in found.boxes:
+        sides = in_crop[2:] - in_crop[:2]
+        whole = np.array([width, height]) * 64 / window.side
+        uncut = (in_crop > 0)[:2] & (in_crop < 64)[2:]
+        np.testing.assert_allclose(sides[uncut], whole[uncut], rtol=1e-4)
+        assert (sides <= whole + 1e-3).all() and whole == pytest.approx([width * factor, height * factor], rel=0.02)
+
+
+def test_how_often_a_jittered_window_holds_a_face(rng):
+    """One of 4 x 4 in 1000 x 1000, seen in windows of 20: without a reason hardly ever."""
+    box = np.float32([[500, 500, 504, 504]])
+    for share in (0.0, 0.75, 1.0):
+        windows = [jittered_window(box, (1000, 1000), 20, rng, (1.0,), share) for _ in range(300)]
+        held = [w.left <= 500 and w.top <= 500 and w.left + 20 >= 504 and w.top + 20 >= 504 for w in windows]
+        assert np.mean(held) == pytest.approx(share, abs=0.1)
+
+
+def test_every_factor_of_the_jitter_is_drawn(rng):
+    factors = tuple(0.25 * n for n in range(1, 9))  # Group Sampling, section 5
+    sides = [jittered_window(np.zeros((0, 4)), (300, 300), 80, rng, factors).side for _ in range(800)]
+    counts = {side: sides.count(side) for side in set(sides)}
+    assert sorted(counts) == sorted(round(80 / factor) for factor in factors)
+    assert all(abs(count - 100) < 5 * 9.4 for count in counts.values())  # the standard deviation of each
+
+
+@pytest.mark.parametrize("factor", [0.5, 1.0, 2.0])
+def test_jitter_takes_the_place_of_the_other_windows(factor, rng):
+    """A face of 40: anchor sampling, which is on, too, would give it any size, a random square mostly larger ones."""
+    image = np.full((300, 300, 3), 90, np.uint8)
+    image[100:140, 150:190] = 250, 10, 10
+    target = make_target(np.float32([[150, 100, 190, 140]]))
+    crops = CropSettings(128, jitter=(factor,), around_face=1.0, anchor_sampling=1.0, colours=NO_DISTORTION)
+    for _ in range(10):
+        crop, found = training_crop(image, target, rng, crops)
+        np.testing.assert_allclose(found.boxes[0, 2:] - found.boxes[0, :2], 40 * factor, atol=1e-3)
+        np.testing.assert_allclose(red_box(crop), found.boxes[0], atol=1.01)
+
+
+@pytest.mark.parametrize("factor", [0.0, -1.0, float("nan")])
+def test_factors_that_there_are_not(factor, rng):
+    with pytest.raises(ValueError, match="factors of scale jitter must be above 0, got"):
+        jittered_window(np.zeros((0, 4)), (10, 10), 640, rng, (factor,))

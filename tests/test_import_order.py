@@ -52,7 +52,11 @@ SIDEWAYS = {
     ("__main__", "cli"),
 }
 # Parts of detection that stand in the graph; the others are plain functions on arrays.
-DIFFERENTIABLE = {"minidetect.detection.losses", "minidetect.detection.decode_boxes"}
+DIFFERENTIABLE = {
+    "minidetect.detection.losses",
+    "minidetect.detection.focal_loss",
+    "minidetect.detection.decode_boxes",
+}
 ALLOWED_PACKAGES = {"numpy", "numba", "llvmlite", "PIL", "matplotlib", "tqdm", "minidetect"}  # llvmlite is Numba's
 PEERS_FILE = ROOT / "benchmark" / "peers.py"
 OPTIONAL = {  # what a file may import beyond these, inside a function

@@ -14,16 +14,9 @@ from minidetect.detection.boxes import clip_to_image
 from minidetect.detection.matcher import overlaps_ignore
 from minidetect.detection.scale_compensation import match_compensated
 from minidetect.detection.structures import make_target
+from minidetect.models.anchor_detector import MEAN_COLOUR, MOST_PIXELS, Prediction
 from minidetect.models.extd import EXTD
-from minidetect.models.single_shot import (
-    MEAN_COLOUR,
-    MOST_PIXELS,
-    SIDES,
-    Heads,
-    Prediction,
-    SingleShot,
-    max_out_background,
-)
+from minidetect.models.single_shot import SIDES, Heads, SingleShot, max_out_background
 from minidetect.models.single_shot_loss import LAMBDA, Sample, sample_image, sampled_losses, single_shot_losses
 from minidetect.models.single_shot_scales import MOST_LOOKS, Look, ManyLooks, looks
 from minidetect.reference import boxes as slow

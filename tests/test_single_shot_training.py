@@ -97,7 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(data, whole, tmp_path, monkeypatc
 
 
 def test_a_batch_is_what_the_model_wants(data):
-    photos, model = FacePhotos(data, SMALL), mini()
+    photos, model = FacePhotos(data, SMALL.crops, SMALL.smallest), mini()
     images, targets = photos.batch(model, 3, 64, np.random.default_rng(0))
     assert images.shape == (3, 3, 64, 64) and images.dtype == np.float32 and len(targets) == 3
     assert -123 <= images.data.min() < 0 < images.data.max() <= 151  # minus the mean colour, not scaled
@@ -113,7 +113,7 @@ def test_the_recipe_makes_as_many_crops_as_it_says():
 
 def test_photos_that_do_not_fit_are_read_again(data, monkeypatch):
     monkeypatch.setattr("minidetect.train.single_shot.KEPT", 2 * 96 * 112 * 3)
-    photos = FacePhotos(data, SMALL)
+    photos = FacePhotos(data, SMALL.crops, SMALL.smallest)
     twice = [[photos.photo(i) for i in range(4)] for _ in range(2)]
     assert sorted(photos.kept) == [0, 1]
     for i in range(4):

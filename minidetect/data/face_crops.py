@@ -8,6 +8,11 @@ that its published code has:
                       few of (half of the crops). Tang et al., "PyramidBox" (2018), section 3.3
     random square     a square with a side of 0.3 to 1 times the image's shorter side, anywhere
 
+and Group Sampling's (its section 5), which leaves the sizes of faces as they are, but for a factor that is drawn for
+the whole image:
+
+    scale jitter      the image is resized by 0.25 n, n from 1 to 8, and a part of it cut out
+
 The window may reach over the image's border, where it is filled with the mean colour. Then it is resized.
 
 What is otherwise in the published code: colours are changed before the crop; faces under 36 square pixels are dropped,
@@ -48,14 +53,17 @@ class CropSettings:
     """How a training crop is made. The defaults are the published code's.
 
     size: S. sides: of the anchors, which faces are sampled towards; those of S and more are not used.
-    anchor_sampling: the share of crops made so. flip, vertical_flip: shares of mirrored crops; the paper names vertical
-    flips, too, but the published code has none. min_face: a face with a shorter side below, in pixels of the crop, is
-    an ignore region.
+    anchor_sampling: the share of crops made so. jitter: factors of scale jitter, which then takes the place of both
+    ways; around_face: the share of those crops that are cut where a face is.
+    flip, vertical_flip: shares of mirrored crops; EXTD names vertical flips, too, but its published code has none.
+    min_face: a face with a shorter side below, in pixels of the crop, is an ignore region.
     """
 
     size: int = 640
     sides: tuple[int, ...] = (16, 32, 64, 128, 256, 512)
     anchor_sampling: float = 0.5
+    jitter: tuple[float, ...] = ()
+    around_face: float = 0.75
     flip: float = 0.5
     vertical_flip: float = 0.0
     min_face: float = 6.0
@@ -67,7 +75,9 @@ def training_crop(
 ) -> tuple[np.ndarray, Target]:
     """A crop (S, S, 3) uint8 of an image (H, W, 3) uint8, and its target in the crop's pixels. EXTD, section 3.4."""
     size = image.shape[:2]
-    if len(target.boxes) and rng.random() < settings.anchor_sampling:
+    if settings.jitter:
+        window = jittered_window(target.boxes, size, settings.size, rng, settings.jitter, settings.around_face)
+    elif len(target.boxes) and rng.random() < settings.anchor_sampling:
         window = anchor_sampled_window(target.boxes, size, settings.size, rng, settings.sides)
     else:
         window = random_square(size, rng)
@@ -106,6 +116,28 @@ def anchor_sampled_window(
     low = min(usable[chosen] / 2, high)
     side = max(1, round(size * face / rng.uniform(low, high)))
     return Window(_start(x1, width, side, image_size[1], rng), _start(y1, height, side, image_size[0], rng), side)
+
+
+def jittered_window(
+    boxes: np.ndarray, image_size: tuple[int, int], size: int, rng: np.random.Generator, factors: Sequence[float],
+    around_face: float = 0.75,
+) -> Window:
+    """A window that becomes a crop of `size` pixels by one of `factors`. Group Sampling, section 5.
+
+    The paper cuts up to 1,200 pixels a side, nearly whole images. Small crops of photos are mostly background, so a
+    share `around_face` of them holds one of the faces (G, 4) (or lies within it); the others lie anywhere.
+    Raises ValueError for no factor, or one that is not above 0.
+    """
+    if not factors or not min(factors) > 0:
+        raise ValueError(f"factors of scale jitter must be above 0, got {tuple(factors)}")
+    factor = float(factors[rng.integers(len(factors))])
+    side = max(1, round(size / factor))
+    begin, length = (0.0, 0.0), tuple(map(float, image_size[::-1]))
+    if len(boxes) and rng.random() < around_face:
+        x1, y1, x2, y2 = (float(v) for v in boxes[rng.integers(len(boxes))])
+        begin, length = (x1, y1), (x2 - x1, y2 - y1)
+    limits = image_size[::-1]
+    return Window(*(_start(begin[k], length[k], side, limits[k], rng) for k in (0, 1)), side)
 
 
 def _start(begin: float, length: float, side: int, limit: int, rng: np.random.Generator) -> int:

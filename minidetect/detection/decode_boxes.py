@@ -20,12 +20,12 @@ class DecodeBoxes(Function):
         x1 = xa + tx wa - w / 2,   x2 = xa + tx wa + w / 2,   w = wa exp(tw);   y1, y2 alike
     """
 
-    def __init__(self, anchors: np.ndarray, coder: BoxCoder, image_size: tuple[int, int]) -> None:
+    def __init__(self, anchors: np.ndarray, coder: BoxCoder, image_size: tuple[int, int] | None) -> None:
         self.anchors, self.coder, self.image_size = anchors, coder, image_size
 
     def forward(self, deltas):
         decoded = self.coder.decode(self.anchors, deltas)
-        boxes = clip_to_image(decoded, self.image_size)
+        boxes = decoded if self.image_size is None else clip_to_image(decoded, self.image_size)
         grows = deltas * np.array(self.coder.std, deltas.dtype) + np.array(self.coder.mean, deltas.dtype)
         self.moves = boxes == decoded  # (N, 4): a corner on the border stays there
         self.sizes = decoded[:, 2:] - decoded[:, :2]  # (N, 2)
@@ -45,10 +45,10 @@ class DecodeBoxes(Function):
 
 
 def decode_boxes(
-    deltas: Tensor, anchors: np.ndarray, image_size: tuple[int, int], coder: BoxCoder | None = None
+    deltas: Tensor, anchors: np.ndarray, image_size: tuple[int, int] | None, coder: BoxCoder | None = None
 ) -> Tensor:
     """deltas (N, 4), anchors (N, 4) -> boxes (N, 4) x1, y1, x2, y2, clipped to an image of (height, width).
 
-    The anchors are constants. Raises ValueError for unequal lengths.
+    image_size: None to leave them as they are. The anchors are constants. Raises ValueError for unequal lengths.
     """
     return DecodeBoxes(anchors.astype(deltas.data.dtype, copy=False), coder or BoxCoder(), image_size)(deltas)

@@ -81,3 +81,32 @@ def overlaps_ignore(boxes: np.ndarray, ignore: np.ndarray, threshold: float = 0.
     one is not. Regions count one by one: two that cover half a box each do not add up.
     """
     return (intersection_over_first(boxes, ignore) > threshold).any(axis=1)
+
+
+def match_two_pass(
+    anchors: np.ndarray, gt_boxes: np.ndarray, positive_iou: float = 0.6, negative_iou: float = 0.4
+) -> tuple[np.ndarray, np.ndarray]:
+    """Match anchors as Group Sampling does. Group Sampling, section 4.1; positive_iou, negative_iou: lambda 1 and 2.
+
+    First pass, Eq. (1): as `match`. Second pass: a ground truth that no anchor stands for gets one after all, the one
+    with the largest IoU (of equal ones the first) among those
+
+        1  that stand for no other ground truth,
+        2  whose IoU with it is at least `negative_iou`,
+        3  that overlap no other ground truth more (of equal ones the first counts).
+
+    Only anchors that the first pass ignores can meet 2 and 3 and still be free, so no two ground truths want the same.
+    An IoU of 0 is never enough.
+    One that has no such anchor stays without: unlike Faster R-CNN's rule (`match_anchors`) this one has a lower bound.
+
+    anchors: (N, 4), gt_boxes: (G, 4). Returns `matched_idx` int64 (N,) and `best_iou` (N,) as `match` does.
+    """
+    matched_idx, best_iou = match(anchors, gt_boxes, positive_iou, negative_iou)
+    free = np.flatnonzero((matched_idx == IGNORE) & (best_iou > 0))  # 1 and 2, for the ground truth of 3
+    if len(free) == 0:
+        return matched_idx, best_iou
+    best_gt = iou_matrix(as_boxes(anchors)[free], as_boxes(gt_boxes)).argmax(axis=1)
+    for j in np.setdiff1d(best_gt, matched_idx):
+        candidates = free[best_gt == j]
+        matched_idx[candidates[best_iou[candidates].argmax()]] = j
+    return matched_idx, best_iou

@@ -21,10 +21,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from minidetect.data.objects import ObjectDataset
+from minidetect.detection.anchors import AREAS
 from minidetect.kernels.iou import as_boxes, iou_matrix
 
 MOST = (300, 1000, 2000)  # proposals an image: Faster R-CNN, section 4.1, "recall-to-IoU"
 THRESHOLDS = np.linspace(0.5, 1, 51)
+COCO_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,11 @@ class ProposalRecall:
         return 2 * mean(np.maximum(self.overlaps - 0.5, 0))
 
     @property
+    def mean_recall(self) -> float:
+        """The mean recall at ten IoUs, 0.5, 0.55, ... 0.95: COCO's reading of AR; NaN without objects."""
+        return float(self.curve(COCO_THRESHOLDS).mean())
+
+    @property
     def average_best_overlap(self) -> float:
         return mean(self.overlaps)
 
@@ -73,6 +80,23 @@ def proposal_recall(
         for boxes, gt in zip(chosen, gt_boxes, strict=True)
     ]
     return ProposalRecall(np.concatenate([np.zeros(0), *overlaps]), mean(np.array([len(boxes) for boxes in chosen])))
+
+
+def recall_by_size(
+    proposals: Sequence[np.ndarray], gt_boxes: Sequence[np.ndarray], most: int | None = 100
+) -> dict[str, ProposalRecall]:
+    """As `proposal_recall`, for "all" objects and for small, medium and large ones: below 32 x 32, 96 x 96 pixels.
+
+    Group Sampling, Table 2: `.mean_recall` with 100 and with 1,000 proposals is its AR^100 and AR^1k. COCO's own tool
+    gives each object a proposal of its own, so that it finds a little less where objects lie on each other.
+    """
+    areas = [(boxes[:, 2] - boxes[:, 0]) * (boxes[:, 3] - boxes[:, 1]) for boxes in map(as_boxes, gt_boxes)]
+    kinds = [np.searchsorted(AREAS, of_image, side="right") for of_image in areas]
+    rows = {"all": proposal_recall(proposals, gt_boxes, most)}
+    for i, name in enumerate(("small", "medium", "large")):
+        chosen = [as_boxes(boxes)[kind == i] for boxes, kind in zip(gt_boxes, kinds, strict=True)]
+        rows[name] = proposal_recall(proposals, chosen, most)
+    return rows
 
 
 def recall_by_class(

@@ -23,11 +23,13 @@ from minidetect.evaluate.average_precision import Curve, evaluate_detections
 from minidetect.evaluate.fddb import FddbCurves, evaluate_fddb
 from minidetect.evaluate.fddb_mapping import WIDER_TO_FDDB
 from minidetect.evaluate.wider import evaluate_wider, wider_truth_folder
+from minidetect.models.anchor_detector import AnchorDetector
 from minidetect.models.cascade_pipeline import Pipeline, StageReport
-from minidetect.models.single_shot import SingleShot
+from minidetect.models.grouped_fast_rcnn import GroupedFastRCNN
+from minidetect.models.layout_pyramid import PyramidLooks
 from minidetect.models.single_shot_scales import ManyLooks
 
-FaceFinder = Pipeline | SingleShot | ManyLooks
+FaceFinder = Pipeline | AnchorDetector | GroupedFastRCNN | ManyLooks | PyramidLooks
 ALL_IMAGES = 2845  # of FDDB; "recall at 1000 false positives" is a rate of 1000 on these
 LOW_SCORE = 0.02  # detections below are not needed to reach the false positives that are reported
 

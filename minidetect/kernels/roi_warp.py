@@ -98,12 +98,20 @@ def roi_warp_forward(
     return y
 
 
-def roi_warp_backward(
+def roi_warp_backward_map(
     gy: np.ndarray, x: np.ndarray, boxes: np.ndarray, image: np.ndarray, scale: float
-) -> tuple[np.ndarray, np.ndarray]:
-    """The gradients of the map and of the boxes."""
-    gx, gboxes = np.zeros(x.shape, gy.dtype), np.zeros(boxes.shape, np.float64)
-    gy, corners = np.ascontiguousarray(gy), boxes.astype(np.float64)
-    _backward_x(gy, corners, image, float(scale), gx)
-    _backward_boxes(gy, np.ascontiguousarray(x), corners, image, float(scale), gboxes)
-    return gx, gboxes.astype(boxes.dtype)
+) -> np.ndarray:
+    """The gradient of the map, (N, C, H, W)."""
+    gx = np.zeros(x.shape, gy.dtype)
+    _backward_x(np.ascontiguousarray(gy), boxes.astype(np.float64), image, float(scale), gx)
+    return gx
+
+
+def roi_warp_backward_boxes(
+    gy: np.ndarray, x: np.ndarray, boxes: np.ndarray, image: np.ndarray, scale: float
+) -> np.ndarray:
+    """The gradient of the boxes, (R, 4)."""
+    gboxes = np.zeros(boxes.shape, np.float64)
+    contiguous = np.ascontiguousarray(gy), np.ascontiguousarray(x)
+    _backward_boxes(*contiguous, boxes.astype(np.float64), image, float(scale), gboxes)
+    return gboxes.astype(boxes.dtype)

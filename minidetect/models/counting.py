@@ -3,6 +3,7 @@
     count_table   every layer with its parameters and the multiply-adds of all its uses, each on its own map
     module_walk   what EXTD's published code counts instead, and its Tables 1 and 2 report
     memory        of weights, of the maps that training keeps, of the two that inference needs at least
+    head_multiply_adds    of a proposal network's head by formula, for any layout of anchors
 
 A convolution with weights (O, C/groups, K, K) on a map of PH x PW outputs multiplies and adds O * C/groups * K * K
 times for each of them; bias, norms, activations, sums and resizing are not counted, as in the paper.
@@ -28,9 +29,10 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 from minidetect.autograd.tensor import Function, Tensor, topological_order
+from minidetect.detection.anchor_layout import AnchorLayout
+from minidetect.models.anchor_detector import AnchorDetector
 from minidetect.models.s3fd import MaxPool2d
 from minidetect.models.shape_trace import Use, layers_of, trace
-from minidetect.models.single_shot import SingleShot
 from minidetect.nn.layers import Conv2d
 from minidetect.nn.module import Module
 from minidetect.ops.shape import GetItem, Reshape, Transpose
@@ -73,7 +75,7 @@ class Memory(NamedTuple):
     inference: int
 
 
-def count_table(model: SingleShot, size: tuple[int, int] = (640, 640)) -> list[LayerCount]:
+def count_table(model: AnchorDetector, size: tuple[int, int] = (640, 640)) -> list[LayerCount]:
     """Every layer that has parameters, in the order in which the model defines them, for an image of (height, width).
 
     Raises as `trace` does.
@@ -124,7 +126,7 @@ def table_text(rows: Sequence[LayerCount]) -> str:
     return "\n".join(lines)
 
 
-def module_walk(model: SingleShot, size: tuple[int, int] = (640, 640)) -> float:
+def module_walk(model: AnchorDetector, size: tuple[int, int] = (640, 640)) -> float:
     """Multiply-adds as clovaai/EXTD_Pytorch counts them (`compute_flops` of its train.py): not the true number.
 
     One walk over the modules in the order of their definition, each met once. The map's size begins as the image's;
@@ -139,7 +141,33 @@ def module_walk(model: SingleShot, size: tuple[int, int] = (640, 640)) -> float:
     return count
 
 
-def memory(model: SingleShot, size: tuple[int, int] = (640, 640)) -> Memory:
+def head_multiply_adds(
+    layout: AnchorLayout, size: tuple[int, int], channels: int = 256, features: int | None = None
+) -> int:
+    """What the shared head of a proposal network costs on a layout's maps. Group Sampling, section 6.2.
+
+    A 3x3 convolution from `channels` (c) to `features` (c', None for as many) on every map, two 1x1 convolutions to
+    2 + 4 numbers for each anchor. size: (height, width) of the image, of which P2 has h x w cells; then
+
+        S1 (FPN_FINEST)    9 c' c h w + 4 (4 c' h w + 2 c' h w)
+        S2 (FPN)           (9 c' c h w + 4 c' h w + 2 c' h w) (1 + 1/4 + 1/16 + 1/64)
+        S1 - S2            (1026 - 189 c) c' h w / 64, below 0 from c = 6 on
+
+    At 800 x 800, c = c' = 256: 23.84 G and 31.42 G. The paper's Table 11 has 28.91 and 36.50 in its column "RPN head":
+    5.07 G more in both, as much as the lateral 1x1 convolutions of ResNet-50 (4.92 G) and the bilinear interpolations
+    (0.15 G at 11 operations a number) make up; the difference of the two agrees.
+    """
+    features = channels if features is None else features
+    maps = {row.feature: tuple(-(-n // layout.map_stride(row.feature)) for n in size) for row in layout.rows}
+    hidden = sum(9 * features * channels * height * width for height, width in maps.values())
+    outputs = 0
+    for row in layout.rows:
+        height, width = layout.places(row, size)
+        outputs += (2 + 4) * features * layout.per_cell(row) * height * width
+    return hidden + outputs
+
+
+def memory(model: AnchorDetector, size: tuple[int, int] = (640, 640)) -> Memory:
     """Bytes for one image of (height, width). Raises as `trace` does."""
     made = makers(trace(model, size).outputs)
     training = sum(y.size for y, _ in made)

@@ -29,6 +29,8 @@ from minidetect.autograd.tensor import Tensor, no_grad
 from minidetect.detection.anchors import AnchorGrid, inside_image
 from minidetect.detection.box_coder import BoxCoder
 from minidetect.detection.boxes import clip_to_image
+from minidetect.detection.group_sampler import IGNORED, Sampler
+from minidetect.detection.hard_examples import cross_entropy_values
 from minidetect.detection.losses import cross_entropy, smooth_l1
 from minidetect.detection.matcher import IGNORE, NEGATIVE, match_anchors, overlaps_ignore
 from minidetect.detection.sampler import sample_balanced
@@ -36,6 +38,7 @@ from minidetect.detection.structures import Detections, Target
 from minidetect.kernels.nms import nms
 from minidetect.models.backbones import Backbone, trunk_maps
 from minidetect.models.fast_rcnn import BoxHead, SampledRois, mean_losses, sample_rois
+from minidetect.models.layout_loss import sample_losses, smooth_l1_of_deltas
 from minidetect.nn.layers import Conv2d
 from minidetect.nn.module import Module
 from minidetect.ops.activation import relu, softmax
@@ -47,14 +50,15 @@ class ProposalNet(Module):
     """The region proposal network (RPN): for every anchor, is there an object, and how must the anchor move?
 
     channels: of the map. grid: the anchors. features: of the 3 x 3 convolution (the paper: 256 for ZF, 512 for VGG).
-    num_anchors: sampled an image; weight: the paper's lambda.
+    num_anchors: sampled an image; weight: the paper's lambda. sampler: another choice of anchors to learn from, of
+    detection/group_sampler.py, with anchors of one side as a group; then the losses are those of Group Sampling.
     """
 
     def __init__(
         self, channels: int, grid: AnchorGrid, rng: np.random.Generator, features: int = 128, num_anchors: int = 256,
-        weight: float = 10.0,
+        weight: float = 10.0, sampler: Sampler | None = None,
     ) -> None:
-        self.grid, self.num_anchors, self.weight = grid, num_anchors, weight
+        self.grid, self.num_anchors, self.weight, self.sampler = grid, num_anchors, weight, sampler
         self.conv = Conv2d(channels, features, 3, rng, padding=1)
         self.logits = Conv2d(features, 2 * grid.num, 1, rng)
         self.deltas = Conv2d(features, 4 * grid.num, 1, rng)
@@ -89,6 +93,8 @@ class ProposalNet(Module):
         matched_idx = np.full(len(anchors), IGNORE)
         matched_idx[inside], _ = match_anchors(anchors[inside], target.boxes)  # the best of those that may be learned
         is_negative = (matched_idx == NEGATIVE) & ~overlaps_ignore(anchors, target.ignore)
+        if self.sampler is not None:
+            return self.group_losses(outputs, anchors, target, matched_idx, is_negative, rng)
         pos_idx, neg_idx = sample_balanced(matched_idx >= 0, is_negative, self.num_anchors, 0.5, rng)
         chosen = np.concatenate([pos_idx, neg_idx])
         labels = (np.arange(len(chosen)) < len(pos_idx)).astype(np.int64)
@@ -98,6 +104,21 @@ class ProposalNet(Module):
             "rpn_class": cross_entropy(take_rows(logits, chosen), labels, max(len(chosen), 1)),
             "rpn_box": smooth_l1(take_rows(deltas, pos_idx), wanted, positions) * self.weight,
         }
+
+    def group_losses(
+        self, outputs: tuple[Tensor, Tensor], anchors: np.ndarray, target: Target, matched_idx: np.ndarray,
+        is_negative: np.ndarray, rng: np.random.Generator,
+    ) -> dict[str, Tensor]:
+        """Group Sampling, Eq. (2), of what `sampler` chooses, with the smooth L1 distance."""
+        logits, deltas = outputs
+        labels = np.where(matched_idx >= 0, 1, np.where(is_negative, 0, IGNORED))
+        side = np.repeat(np.arange(len(self.grid.sides)), len(self.grid.ratios))  # (A,), as AnchorGrid orders them
+        groups = np.tile(side, len(anchors) // self.grid.num)
+        samples = self.sampler(labels, groups, cross_entropy_values(logits.data, np.maximum(labels, 0)), rng)
+        boxes = anchors.copy()
+        boxes[matched_idx >= 0] = target.boxes[matched_idx[matched_idx >= 0]]
+        terms = sample_losses(logits, deltas, anchors, boxes, samples, self.coder, box_loss=smooth_l1_of_deltas)
+        return {"rpn_class": terms["class"], "rpn_box": terms["box"]}
 
     def propose(
         self, outputs: tuple[Tensor, Tensor], anchors: np.ndarray, image_size: tuple[int, int], before_nms: int,
@@ -130,7 +151,7 @@ class FasterRCNN(Module):
     num_classes: K. grid: the anchors, which should fit the objects (detection/anchors.py, `coverage`); its stride must
         be the backbone's. train_proposals, test_proposals: (before, after) NMS at 0.7; the paper leaves about 2,000
         after it in training and takes the best 300 at test time.
-    min_score, nms_threshold, most: of the detections, see `BoxHead.detections`.
+    min_score, nms_threshold, most: of the detections, see `BoxHead.detections`. sampler: see `ProposalNet`.
     Images are (3, H, W) float32, already normalised; each may have a size of its own.
     """
 
@@ -138,13 +159,13 @@ class FasterRCNN(Module):
         self, num_classes: int, rng: np.random.Generator, grid: AnchorGrid | None = None,
         backbone: Backbone | None = None, features: int = 256, train_proposals: tuple[int, int] = (6000, 2000),
         test_proposals: tuple[int, int] = (3000, 300), min_score: float = 0.05, nms_threshold: float = 0.3,
-        most: int = 100,
+        most: int = 100, sampler: Sampler | None = None,
     ) -> None:
         self.backbone = backbone or Backbone(rng)
         grid = grid or AnchorGrid(stride=self.backbone.stride)
         if grid.stride != self.backbone.stride:
             raise ValueError(f"anchors every {grid.stride} pixels do not fit a map of stride {self.backbone.stride}")
-        self.rpn = ProposalNet(self.backbone.channels, grid, rng)
+        self.rpn = ProposalNet(self.backbone.channels, grid, rng, sampler=sampler)
         self.head = BoxHead(self.backbone.channels, self.backbone.stride, num_classes, rng, features=features)
         self.train_proposals, self.test_proposals = train_proposals, test_proposals
         self.min_score, self.nms_threshold, self.most = min_score, nms_threshold, most

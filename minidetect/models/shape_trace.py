@@ -20,8 +20,8 @@ import numpy as np
 from minidetect.autograd.tensor import Function, Tensor
 from minidetect.kernels.conv import output_size
 from minidetect.kernels.pool import pooled_size
+from minidetect.models.anchor_detector import AnchorDetector
 from minidetect.models.s3fd import L2Norm, MaxPool2d
-from minidetect.models.single_shot import SingleShot
 from minidetect.nn.fuse import is_plain
 from minidetect.nn.layers import Conv2d, LeakyReLU, PReLU, ReLU
 from minidetect.nn.module import Module
@@ -52,7 +52,7 @@ class Trace(NamedTuple):
     outputs: tuple[Tensor, Tensor]
 
 
-def trace(model: SingleShot, size: tuple[int, int]) -> Trace:
+def trace(model: AnchorDetector, size: tuple[int, int]) -> Trace:
     """A pass of one image of (height, width) through `model`, which stays as it is.
 
     Raises ValueError for a size without a pixel, or a layer of a kind that is not known here, as in a fused model;

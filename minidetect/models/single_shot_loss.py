@@ -23,7 +23,8 @@ from minidetect.detection.losses import cross_entropy, smooth_l1
 from minidetect.detection.matcher import overlaps_ignore
 from minidetect.detection.scale_compensation import match_compensated
 from minidetect.detection.structures import Target
-from minidetect.models.single_shot import Prediction, SingleShot
+from minidetect.models.anchor_detector import Prediction
+from minidetect.models.single_shot import SingleShot
 from minidetect.ops.elementwise import mul
 from minidetect.ops.shape import reshape
 from minidetect.ops.threshold import take_rows

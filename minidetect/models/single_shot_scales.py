@@ -24,8 +24,8 @@ from minidetect.detection.boxes import flip_horizontal
 from minidetect.detection.structures import Detections
 from minidetect.detection.voting import vote
 from minidetect.kernels.nms import nms
+from minidetect.models.anchor_detector import MOST_PIXELS, AnchorDetector, finished
 from minidetect.models.cascade_pipeline import StageReport
-from minidetect.models.single_shot import MOST_PIXELS, SingleShot, finished
 
 SMALLEST_OF_HALF, LARGEST_OF_DOUBLE = 30.0, 100.0  # pixels of the image
 MOST_LOOKS = 6  # of a tiny image: each doubling costs four times as much
@@ -57,21 +57,21 @@ def looks(size: tuple[int, int]) -> list[Look]:
 class ManyLooks:
     """`model` (fused or not) at all scales; has `detect` and `detect_with_report` as that has them."""
 
-    points_mean, smallest_face = None, SingleShot.smallest_face  # as there
+    points_mean, smallest_face = None, AnchorDetector.smallest_face  # as there
 
-    def __init__(self, model: SingleShot) -> None:
+    def __init__(self, model: AnchorDetector) -> None:
         self.model, self.threshold = model, model.threshold
 
     def detect(
         self, images: Sequence[np.ndarray], min_face: float = smallest_face, min_score: float | None = None
     ) -> list[Detections]:
-        """As `SingleShot.detect`."""
+        """As `AnchorDetector.detect`."""
         return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
 
     def detect_with_report(
         self, image: np.ndarray, min_face: float = smallest_face, min_score: float | None = None
     ) -> tuple[Detections, list[StageReport]]:
-        """As `SingleShot.detect_with_report`, with a stage for each look."""
+        """As `AnchorDetector.detect_with_report`, with a stage for each look."""
         boxes, scores, reports = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], []
         for look in looks(image.shape[:2]):
             start = time.perf_counter()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidetect.autograd.tensor import Function, Tensor
-from minidetect.kernels.roi_warp import roi_warp_backward, roi_warp_forward
+from minidetect.kernels.roi_warp import roi_warp_backward_boxes, roi_warp_backward_map, roi_warp_forward
 
 
 class RoIWarp(Function):
@@ -25,7 +25,9 @@ class RoIWarp(Function):
 
     def backward(self, gy):
         """To the map by the weights of the blend; to the corners by the slope of the map under each point."""
-        return roi_warp_backward(gy, self.x, self.boxes, self.image, self.scale)
+        inputs = gy, self.x, self.boxes, self.image, self.scale
+        gx = roi_warp_backward_map(*inputs) if self.needs[0] else None
+        return gx, roi_warp_backward_boxes(*inputs) if self.needs[1] else None
 
 
 def check_roi_warp(x_shape: tuple[int, ...], boxes: np.ndarray, image: np.ndarray) -> None:

@@ -105,6 +105,16 @@ def train_phase(
     checkpoint.unlink(missing_ok=True)
 
 
+def two_generators(rng: np.random.Generator) -> tuple[np.random.Generator, np.random.Generator]:
+    """Two generators of numbers drawn from one, such as for a batch and for the samples taken from it.
+
+    The next batch then does not depend on how often a sampler draws, so that samplers can be compared on equal batches.
+    (`Generator.spawn` would not do: its counter is no part of the state that a checkpoint holds.)
+    """
+    first, second = (np.random.default_rng(seed) for seed in rng.integers(2**63, size=2))
+    return first, second
+
+
 def train_step(
     model: Module, losses: Losses, rng: np.random.Generator, max_norm: float, step: int, check_nan: bool
 ) -> dict[str, float]:

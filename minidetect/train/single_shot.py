@@ -28,6 +28,7 @@ from minidetect.data.face_crops import CropSettings, training_crop
 from minidetect.data.images import image_size, load_image
 from minidetect.data.wider_face import read_wider, to_target
 from minidetect.detection.structures import Target
+from minidetect.models.anchor_detector import AnchorDetector
 from minidetect.models.single_shot import SingleShot
 from minidetect.models.single_shot_loss import single_shot_losses
 from minidetect.train.loop import Schedule, train_phase
@@ -78,17 +79,18 @@ class SingleShotRecipe:
 class FacePhotos:
     """The photos of WIDER FACE's training part with their faces. Those read first stay in memory, up to KEPT bytes."""
 
-    def __init__(self, data: Path, recipe: SingleShotRecipe) -> None:
+    def __init__(self, data: Path, crops: CropSettings, smallest: float) -> None:
+        """crops: how they are cut; smallest: see `SingleShotRecipe`."""
         file = data / "wider" / "wider_train_bbx_gt.txt"
         records = read_wider(file, data / "wider" / "train")
-        self.recipe, self.kept, self.kept_bytes = recipe, {}, 0
+        self.crops, self.kept, self.kept_bytes = crops, {}, 0
         self.paths = [record.path for record in records]
         self.targets = [
-            to_target(record, image_size(record.path), recipe.smallest, min_blurred_size=0, max_occlusion=2)
+            to_target(record, image_size(record.path), smallest, min_blurred_size=0, max_occlusion=2)
             for record in records
         ]
         if not any(len(target.boxes) for target in self.targets):
-            raise ValueError(f"{file}: no face of at least {recipe.smallest:g} pixels in it")
+            raise ValueError(f"{file}: no face of at least {smallest:g} pixels in it")
 
     def photo(self, i: int) -> np.ndarray:
         """(H, W, 3) uint8"""
@@ -101,10 +103,10 @@ class FacePhotos:
         return photo
 
     def batch(
-        self, model: SingleShot, num: int, size: int, rng: np.random.Generator
+        self, model: AnchorDetector, num: int, size: int, rng: np.random.Generator
     ) -> tuple[Tensor, list[Target]]:
         """`num` crops of size x size as the model wants them, (N, 3, S, S), and their targets."""
-        planes, targets, crops = [], [], replace(self.recipe.crops, size=size)
+        planes, targets, crops = [], [], replace(self.crops, size=size)
         for i in rng.integers(len(self.paths), size=num):
             crop, target = training_crop(self.photo(i), self.targets[i], rng, crops)
             planes.append(model.planes(crop))
@@ -121,7 +123,7 @@ def train_single_shot(
     Each phase has a generator of its own, of the seed and the phase's number from 1 on.
     Raises as `train_phase` and the readers do; ValueError for photos without a face.
     """
-    photos = FacePhotos(data, recipe)
+    photos = FacePhotos(data, recipe.crops, recipe.smallest)
     for k, phase in enumerate(recipe.phases):
 
         def losses(rng: np.random.Generator, phase: Phase = phase) -> dict[str, Tensor]:
