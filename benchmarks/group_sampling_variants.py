@@ -150,15 +150,15 @@ def differences(rows: Sequence[dict]) -> dict[str, dict[str, list[float]]]:
 
 
 def report(results: dict) -> str:
-    lines = [f"{'AP at IoU 0.5, %':24}" + "".join(f"{column:>17}" for column in COLUMNS)]
+    lines = [f"{'AP at IoU 0.5, %':24}" + "".join(f"{column:>21}" for column in COLUMNS)]
     for name in dict.fromkeys(row["condition"] for row in results["runs"]):
         rows = [row for row in results["runs"] if row["condition"] == name]
         cells = (" ".join(f"{row['ap'].get(c, float('nan')):.1f}" for row in rows) for c in COLUMNS)
-        lines.append(f"{name:24}" + "".join(f"{cell:>17}" for cell in cells))
-    lines += ["", f"{'differences':34}" + "".join(f"{column:>17}" for column in COLUMNS)]
+        lines.append(f"{name:24}" + "".join(f"{cell:>21}" for cell in cells))
+    lines += ["", f"{'differences':34}" + "".join(f"{column:>21}" for column in COLUMNS)]
     for title, by_column in results["differences"].items():
         cells = (" ".join(f"{value:+.1f}" for value in by_column.get(c, [])) for c in COLUMNS)
-        lines.append(f"{title:34}" + "".join(f"{cell:>17}" for cell in cells))
+        lines.append(f"{title:34}" + "".join(f"{cell:>21}" for cell in cells))
     return "\n".join(lines)
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from minidetect import __version__
 
-THOROUGH = "of faces: looks at more boxes, or at several scales (EXTD, fpn-finest); takes longer and finds more"
+THOROUGH = "of faces: looks at more boxes, or at several scales (by anchors); takes longer and finds more"
 BENCHMARKS = "landmarks: face crops with five points; objects: a folder of yours"
 ACT = "extd: activation (default: prelu)"
 SMALLEST = "of faces: the smallest (default: 20; by anchors, on wider: 8)"
@@ -114,7 +114,7 @@ def add_recipe_options(p: argparse.ArgumentParser) -> None:
     p.add_argument("--act", choices=("relu", "lrelu", "prelu"), default=nothing, help=ACT)
     p.add_argument("--layout", choices=LAYOUTS, default=nothing, help=f"{GROUPS} (default: fpn-finest)")
     p.add_argument("--sampler", choices=SAMPLERS, default=nothing, help=f"{GROUPS} (default: gs+wrs)")
-    p.add_argument("--head", choices=HEADS, default=nothing, help=f"{GROUPS} (default: dilated)")
+    p.add_argument("--head", choices=HEADS, default=nothing, help=f"{GROUPS} (default: dilated; own for ssd)")
     p.add_argument("--box-loss", choices=BOX_LOSSES, default=nothing, help=f"{GROUPS} (default: least-squares)")
     p.add_argument("--short-side", type=image_side, default=nothing, metavar="PX", help=SHORT_SIDE)
     p.add_argument(

@@ -85,20 +85,21 @@ def extd(
 
 def group_sampling(
     data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, layout: str = "fpn-finest",
-    sampler: str = "gs+wrs", head: str = "dilated", box_loss: str = "least-squares",
+    sampler: str = "gs+wrs", head: str | None = None, box_loss: str = "least-squares",
 ) -> list[Path]:
     """A detector with an AnchorLayout; the four choices are Group Sampling's. Returns the weights' file.
 
-    steps: at most so many.
+    steps: at most so many. head: None for "dilated", or for "own" with the layout "ssd", which needs it.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"a layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     losses_of(sampler, box_loss=box_loss)  # refuse names that there are not before anything is read
+    head = head or ("own" if layout == "ssd" else "dilated")
     model = LayoutDetector(np.random.default_rng(seed), LAYOUTS[layout], head, blocks=(1, 2, 2, 2))
     recipe = LayoutRecipe(sampler=sampler, box_loss=box_loss)
     recipe = recipe if steps is None else recipe.shortened(steps)
     train_layout(model, data, out, recipe, seed, check_nan)
-    file = out / f"{layout}-{sampler}.npz"
+    file = out / f"{layout}-{sampler.replace('*', '-star')}.npz"
     save(model, file, {"recipe": "group-sampling", "seed": seed, "steps": recipe.schedule.steps, "sampler": sampler})
     if (out / "log.jsonl").exists():
         draw_log(out / "log.jsonl", out / "curves.png")
@@ -202,7 +203,13 @@ def run_recipe(
         raise ValueError(f"{out} holds files, but no run (there is no {settings_file.name}): choose another folder")
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(settings_file, lambda stream: stream.write(settings.encode()))
-    return recipe(data, out, seed=seed, steps=steps, **options)
+    try:
+        return recipe(data, out, seed=seed, steps=steps, **options)
+    except ValueError:  # such as choices that do not go together: a run that never began must not keep its folder
+        if not resume and [file.name for file in out.iterdir()] == [settings_file.name]:
+            settings_file.unlink()
+            out.rmdir()
+        raise
 
 
 def settings_of(name: str, seed: int, steps: int | None, options: Mapping[str, bool | int | str]) -> str:

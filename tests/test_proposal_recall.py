@@ -20,6 +20,7 @@ from minidetect.evaluate.proposals import (
     mean_average_best_overlap,
     proposal_recall,
     recall_by_class,
+    recall_by_size,
 )
 from minidetect.nn.checkpoint import save_arrays
 
@@ -79,6 +80,67 @@ def test_nothing_to_find_and_nothing_proposed():
         proposal_recall([EMPTY], [EMPTY, EMPTY])
     with pytest.raises(ValueError, match="proposals must have shape"):
         proposal_recall([np.zeros((3, 5))], [EMPTY])
+
+
+# ------------------------------------------------------------------ Group Sampling's measures
+
+
+def test_the_mean_recall_by_hand():
+    """At 0.5, 0.55, ... 0.95: an overlap of 1 counts at all ten, 0.82 at seven, 0.51 at one, 0.49 at none."""
+    row = ProposalRecall(np.array([1.0, 0.82, 0.51, 0.49]), 1.0)
+    assert row.mean_recall == pytest.approx((10 + 7 + 1 + 0) / 40)
+    assert row.mean_recall != pytest.approx(row.average_recall, abs=0.01)  # the area: 2 (0.5 + 0.32 + 0.01) / 4
+    assert ProposalRecall(np.array([0.95, 0.951, 0.949]), 1.0).mean_recall == pytest.approx(29 / 30)
+    assert np.isnan(ProposalRecall(np.zeros(0), 0.0).mean_recall)
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=20))
+def test_the_mean_recall_is_a_mean_of_recalls(overlaps):
+    row = ProposalRecall(np.array(overlaps), 1.0)
+    by_loops = [sum(v >= (50 + 5 * k) / 100 for v in overlaps) / len(overlaps) for k in range(10)]
+    near = min(abs(v - (50 + 5 * k) / 100) for v in overlaps for k in range(10))
+    assert near < 1e-9 or row.mean_recall == pytest.approx(np.mean(by_loops))
+
+
+# Sides of 31, exactly 32, 95 and exactly 96 pixels, and one of 16 x 100, whose area is medium.
+SIZES = np.array(
+    [[0, 0, 31, 31], [100, 0, 132, 32], [200, 0, 295, 95], [0, 200, 96, 296], [300, 0, 316, 100]], np.float32
+)
+
+
+def test_sizes_by_hand():
+    """The proposals are exact but for the first, which has an overlap of 0.5, and none reaches the last."""
+    exact, half = SIZES[1:4], np.array([[0, 0, 31, 15.5]], np.float32)
+    rows = recall_by_size([exact, half, EMPTY], [SIZES[1:], SIZES[:1], EMPTY])
+    assert list(rows) == ["all", "small", "medium", "large"]
+    assert {name: row.overlaps.tolist() for name, row in rows.items()} == {
+        "all": [1, 1, 1, 0, 0.5], "small": [0.5], "medium": [1, 1, 0], "large": [1]
+    }  # fmt: skip
+    found = {name: row.mean_recall for name, row in rows.items()}
+    assert found == pytest.approx({"all": 3.1 / 5, "small": 0.1, "medium": 2 / 3, "large": 1})
+    assert all(row.num_boxes == pytest.approx(4 / 3) for row in rows.values())
+
+
+def test_the_first_hundred_count_unless_told():
+    """The one that fits comes as the 101st."""
+    far = np.tile(np.array([[500, 500, 510, 510]], np.float32), (100, 1))
+    proposals = [np.concatenate([far, SIZES[:1]])]
+    for given_, recall in (({}, 0), ({"most": 101}, 1), ({"most": None}, 1)):
+        assert recall_by_size(proposals, [SIZES[:1]], **given_)["all"].recall(0.5) == recall
+    rows = recall_by_size(proposals, [SIZES[:1]])
+    assert np.isnan(rows["large"].mean_recall) and np.isnan(rows["medium"].recall(0.5)) and rows["all"].num_boxes == 100
+
+
+def test_sizes_without_images():
+    assert all(np.isnan(row.mean_recall) for row in recall_by_size([], []).values())
+    with pytest.raises(ValueError, match="1 lists of proposals for 2 images"):
+        recall_by_size([EMPTY], [EMPTY, EMPTY])
+    with pytest.raises(ValueError, match="gt_boxes must have shape|boxes must have shape"):
+        recall_by_size([EMPTY], [np.zeros((2, 5))])
+
+
+# ------------------------------------------------------------------ classes, real cells
 
 
 def record(boxes: np.ndarray, labels: list[int], ignored: list[bool]) -> ObjectRecord:

@@ -55,11 +55,17 @@ def features_of(w: np.ndarray, h: np.ndarray) -> np.ndarray:
 
 
 def targets_of(boxes: np.ndarray, ellipses: np.ndarray) -> np.ndarray:
-    """(N, 4), (N, 5) major minor angle x y -> (N, 5). The angle counts from the upright, between -90 and 90 degrees."""
+    """(N, 4), (N, 5) major minor angle x y -> (N, 5). The angle counts from the upright, between -45 and 45 degrees:
+
+    of an ellipse that lies on its side, "major" and "minor" change places. `EllipseRegression.apply` undoes it.
+    """
     cx, cy, w, h = xyxy_to_cxcywh(boxes).T
     major, minor, angle, x, y = ellipses.T
-    tilt = (angle - np.pi / 2 + np.pi / 2) % np.pi - np.pi / 2
-    return np.column_stack([(x - cx) / w, (y - cy) / h, np.log(2 * minor / w), np.log(2 * major / h), tilt])
+    tilt = angle % np.pi - np.pi / 2  # -90 to 90 degrees
+    lies = np.abs(tilt) > np.pi / 4
+    tilt = np.where(lies, tilt - np.sign(tilt) * np.pi / 2, tilt)
+    upright, across = np.where(lies, minor, major), np.where(lies, major, minor)
+    return np.column_stack([(x - cx) / w, (y - cy) / h, np.log(2 * across / w), np.log(2 * upright / h), tilt])
 
 
 def fit_ellipses(

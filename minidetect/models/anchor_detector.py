@@ -122,13 +122,19 @@ class AnchorDetector(Module):
 
         factor: the network sees the image so much larger; it gets about MOST_PIXELS at most.
         """
-        if min_score is not None and not 0 <= min_score <= 1:
-            raise ValueError(f"min_score must be a number from 0 to 1, got {min_score}")
-        seen = seen_image(image, factor)
+        least, seen = self.least_score(min_score), seen_image(image, factor)
         with no_grad():
             prediction = self.predict(Tensor(self.planes(seen)[None]))
-        boxes, scores = self.candidates(prediction, self.threshold if min_score is None else min_score)
+        boxes, scores = self.candidates(prediction, least)
         return scaled_back(boxes, image.shape[:2], seen.shape[:2]), scores, len(prediction.anchors)
+
+    def least_score(self, min_score: float | None) -> float:
+        """What a face must score: `min_score`, or the model's own threshold where that is None."""
+        if min_score is None:
+            return self.threshold
+        if not 0 <= min_score <= 1:
+            raise ValueError(f"min_score must be a number from 0 to 1, got {min_score}")
+        return min_score
 
     def candidates(self, prediction: Prediction, min_score: float) -> tuple[np.ndarray, np.ndarray]:
         """The best of one image's anchors, as boxes (N, 4) in the pixels that the network saw, and scores (N,)."""

@@ -46,6 +46,7 @@ from minidetect.models.layout_loss import (
     sample_losses,
 )
 from minidetect.models.layout_pyramid import merged
+from minidetect.nn.fuse import fuse
 from minidetect.nn.layers import Linear
 from minidetect.nn.module import Module
 from minidetect.ops.activation import relu
@@ -98,9 +99,11 @@ class RoiHead(Module):
 class GroupedFastRCNN(Module):
     """A LayoutDetector and a second stage on its finest map.
 
-    first: its layout must have P2 (or whichever map is its first) as the finest. most_proposals: of an image, after
-    suppression at `proposal_nms`. scales: the reference scales. features, bins: of the second stage.
-    Has `detect` and `detect_with_report` as `AnchorDetector` has them, with the first stage's settings.
+    first: the first map of its layout is the finest, which the second stage looks at. scales: the reference scales.
+    before_nms, most_proposals: boxes of an image before and after suppression at `proposal_nms`. features, bins: of
+    the second stage.
+    Has `detect` and `detect_with_report` as `AnchorDetector` has them, with the first stage's settings. For
+    experiments: `minidetect.load` does not know it.
     """
 
     coder = BoxCoder()
@@ -108,9 +111,10 @@ class GroupedFastRCNN(Module):
 
     def __init__(
         self, first: LayoutDetector, rng: np.random.Generator, scales: Sequence[int] = REFERENCE_SCALES,
-        most_proposals: int = 300, proposal_nms: float = 0.7, features: int = 128, bins: int = 7,
+        before_nms: int = 2000, most_proposals: int = 300, proposal_nms: float = 0.7, features: int = 128,
+        bins: int = 7,
     ) -> None:
-        self.first, self.scales = first, tuple(scales)
+        self.first, self.scales, self.before_nms = first, tuple(scales), before_nms
         self.most_proposals, self.proposal_nms = most_proposals, proposal_nms
         finest = first.layout.features[0]
         channels = first.width if finest[0] == "P" else first.widths[int(finest[1:]) - 2]
@@ -125,7 +129,7 @@ class GroupedFastRCNN(Module):
         parts = []
         for n in range(len(prediction.logits.data)):
             of_image = Prediction(*(Tensor(x.data[n : n + 1]) for x in prediction[:2]), prediction.anchors)
-            boxes, scores = self.first.candidates(of_image, least)
+            boxes, scores = (rows[: self.before_nms] for rows in self.first.candidates(of_image, least))
             boxes = clip_to_image(boxes, image_size)
             keep = np.flatnonzero(valid_boxes(boxes))
             keep = keep[nms(boxes[keep], scores[keep], self.proposal_nms)[: self.most_proposals]]
@@ -178,6 +182,10 @@ class GroupedFastRCNN(Module):
         with_faces = Proposals(*(np.concatenate(column) for column in zip(*parts, strict=True)))
         return with_faces, Labelled(np.concatenate(labels), np.concatenate(boxes))
 
+    def fuse(self) -> GroupedFastRCNN:
+        """As `AnchorDetector.fuse`."""
+        return fuse(self)
+
     def detect(
         self, images: Sequence[np.ndarray], min_face: float = smallest_face, min_score: float | None = None
     ) -> list[Detections]:
@@ -189,8 +197,7 @@ class GroupedFastRCNN(Module):
     ) -> tuple[Detections, list[StageReport]]:
         """As `AnchorDetector.detect_with_report`; a score is the mean of both stages'. Group Sampling, section 6.3."""
         start = time.perf_counter()
-        seen = seen_image(image)
-        least = self.threshold if min_score is None else min_score
+        least, seen = self.first.least_score(min_score), seen_image(image)
         with no_grad():
             prediction, finest = self.forward(Tensor(self.first.planes(seen)[None]))
             # Even with a second score of 1 the mean exceeds `least` only where the first exceeds 2 * least - 1.

@@ -2,8 +2,11 @@
 
 Group Sampling, section 5: at test time an image is looked at in all sizes that the scale jitter of training has, 0.25
 to 2 in steps of 0.25, but for those with a side of more than 3,000 pixels; what all looks have found is merged by
-suppression at an IoU of 0.5. So a face of 64 pixels can be found by the anchors of 16 pixels in an image a fourth as
-large. That is why the paper also says what the anchors of one scale find by themselves, "@16" and so on (section 6.1).
+suppression at an IoU of 0.5. Here an image also has MOST_PIXELS at most, as everywhere in this library: sizes beyond
+that become the largest that it allows.
+
+So a face of 64 pixels can be found by the anchors of 16 pixels in an image a fourth as large. That is why the paper
+also says what the anchors of one scale find by themselves, "@16" and so on (section 6.1).
 """
 
 from __future__ import annotations
@@ -16,7 +19,14 @@ import numpy as np
 from minidetect.autograd.tensor import Tensor, no_grad
 from minidetect.detection.structures import Detections
 from minidetect.kernels.nms import nms
-from minidetect.models.anchor_detector import AnchorDetector, Prediction, finished, scaled_back, seen_image
+from minidetect.models.anchor_detector import (
+    MOST_PIXELS,
+    AnchorDetector,
+    Prediction,
+    finished,
+    scaled_back,
+    seen_image,
+)
 from minidetect.models.cascade_pipeline import StageReport
 from minidetect.models.layout_detector import LayoutDetector
 
@@ -30,8 +40,7 @@ class PyramidLooks:
     points_mean, smallest_face = None, AnchorDetector.smallest_face  # as there
 
     def __init__(self, model: AnchorDetector, factors: Sequence[float] = FACTORS) -> None:
-        if not factors or min(factors) <= 0:
-            raise ValueError(f"a pyramid needs factors above 0, got {tuple(factors)}")
+        check_factors(factors)
         self.model, self.threshold, self.factors = model, model.threshold, tuple(factors)
 
     def detect(
@@ -50,7 +59,7 @@ class PyramidLooks:
             found, probs, num_anchors = self.model.look(image, min_score, factor)
             boxes.append(found)
             scores.append(probs)
-            reports.append(StageReport(f"x{factor:.2g}", num_anchors, len(found), time.perf_counter() - start))
+            reports.append(StageReport(f"x{factor:.3g}", num_anchors, len(found), time.perf_counter() - start))
         start = time.perf_counter()
         result = merged(self.model, image, np.concatenate(boxes), np.concatenate(scores), min_face)
         seconds = time.perf_counter() - start
@@ -58,8 +67,19 @@ class PyramidLooks:
 
 
 def usable_factors(factors: Sequence[float], size: tuple[int, int]) -> list[float]:
-    """Those at which no side of an image of (height, width) is longer than LONGEST_SIDE, or else the smallest."""
-    return [factor for factor in factors if factor * max(size) <= LONGEST_SIDE] or [min(factors)]
+    """Those at which no side of an image of (height, width) is longer than LONGEST_SIDE, or else the smallest.
+
+    Those at which it has too many pixels all become the same one, which is then there once.
+    """
+    check_factors(factors)
+    usable = [factor for factor in factors if factor * max(size) <= LONGEST_SIDE] or [min(factors)]
+    largest = (MOST_PIXELS / (size[0] * size[1])) ** 0.5
+    return list(dict.fromkeys(min(factor, largest) for factor in usable))
+
+
+def check_factors(factors: Sequence[float]) -> None:
+    if not factors or not min(factors) > 0:
+        raise ValueError(f"a pyramid needs factors above 0, got {tuple(factors)}")
 
 
 def merged(
@@ -80,7 +100,7 @@ def by_scale(
     image: (H, W, 3) uint8 RGB. factors: the sizes that it is looked at in. The network runs once for each of them.
     """
     found: dict[int | str, list[tuple[np.ndarray, np.ndarray]]] = {}
-    least = model.threshold if min_score is None else min_score
+    least = model.least_score(min_score)
     for factor in usable_factors(factors, image.shape[:2]):
         seen = seen_image(image, factor)
         with no_grad():

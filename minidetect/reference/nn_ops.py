@@ -122,6 +122,25 @@ def roi_warp(
     return y
 
 
+def roi_align(
+    x: np.ndarray, boxes: np.ndarray, image: np.ndarray, size: tuple[int, int], spatial_scale: float = 1.0,
+    samples: int = 2,
+) -> np.ndarray:
+    """x (N, C, H, W), boxes (R, 4), image (R,) -> (R, C, PH, PW): each bin the mean of `samples` x `samples` points."""
+    y = np.zeros((len(boxes), x.shape[1], *size), x.dtype)
+    for r, box in enumerate(boxes):
+        x1, y1, x2, y2 = (float(v) * spatial_scale for v in box)
+        bin_h, bin_w = (y2 - y1) / size[0], (x2 - x1) / size[1]
+        for i, j in np.ndindex(*size):
+            total = np.zeros(x.shape[1])
+            for m, n in np.ndindex(samples, samples):
+                down = tent(y1 + (i + (m + 0.5) / samples) * bin_h, x.shape[2])
+                across = tent(x1 + (j + (n + 0.5) / samples) * bin_w, x.shape[3])
+                total += (x[int(image[r])] * down[:, None] * across).sum(axis=(1, 2))
+            y[r, :, i, j] = total / samples**2
+    return y
+
+
 def leaky_relu(x: np.ndarray, slope: float = 0.01) -> np.ndarray:
     y = x.copy()
     y[x < 0] *= slope
