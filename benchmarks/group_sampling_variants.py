@@ -11,7 +11,11 @@ with the anchors of scale S alone.
     GS-M1  random or grouped samples        GS-M4  losses of the boxes (see the column "all at 0.7")
     GS-M2  hard examples in groups          GS-M6  more samples
     GS-M3  FPN, FPN-finest-stride           GS-M7  one scale alone, all, all in groups
-    GS-M5  needs no training: lesson 06     heads  dilated, SSD and RetinaFace (Table 6)
+    GS-M5  needs no training: lesson 06     heads  dilated; SSD; RetinaFace's on FPN's anchors (Table 6)
+
+A detector without groups takes 4 N samples of a step, one with groups N of each scale. With the anchors of one scale
+alone (GS-M7) it takes 4 N of that scale, four times as many as groups give it. The focal loss begins without its
+authors' prior (focal_loss.py).
 
 What is finished in FOLDER is not run again. With other settings it is refused: choose another.
 """
@@ -78,8 +82,8 @@ CONDITIONS = {
     "finest dilated gs": Condition(sampler="gs", head="dilated"),
     "ssd random": Condition("ssd", head="own"),
     "ssd gs": Condition("ssd", "gs", head="own"),
-    "retinaface random": Condition("fpn", head="context"),
-    "retinaface gs": Condition("fpn", "gs", head="context"),
+    "fpn context random": Condition("fpn", head="context"),
+    "fpn context gs": Condition("fpn", "gs", head="context"),
 }
 COMPARISONS = {  # of the first with the second: the difference of their AP
     "GS-M1 finest, gs - random": ("finest gs", "finest random"),
@@ -106,7 +110,7 @@ COMPARISONS = {  # of the first with the second: the difference of their AP
     "dilated - shared, random": ("finest dilated random", "finest random"),
     "dilated - shared, gs": ("finest dilated gs", "finest gs"),
     "ssd, gs - random": ("ssd gs", "ssd random"),
-    "retinaface, gs - random": ("retinaface gs", "retinaface random"),
+    "fpn context, gs - random": ("fpn context gs", "fpn context random"),
 }
 
 

@@ -3,9 +3,9 @@
     python benchmarks/scale_imbalance.py --data DIR [--photos N] [--json FILE] [--picture FILE]
 
 For five detectors the shares of positive and negative samples by scale, as a table and as bars. Scales and strides
-are the paper's; no network is needed. Each photo counts once, resized by 0.25 n with n drawn from 1 to 8 and cut to at
-most 640 x 640 pixels (the paper: 1,200), as in training. Samples are 256 of an image for the first four (as many as
-Faster R-CNN takes), 64 of each group for the last.
+are the paper's; no network is needed. Each photo counts once, resized by 0.25 n with n drawn from 1 to 8, and where it
+is larger than 640 pixels a side (the paper: 1,200) only a part of it, at random. Samples are 256 of an image for the
+first four (as many as Faster R-CNN takes), 64 of each group for the last.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from minidetect.data.face_crops import Window, jittered_window, target_in_window
 from minidetect.data.images import image_size
 from minidetect.data.wider_face import read_wider, to_target
 from minidetect.detection.anchor_layout import FPN, FPN_FINEST, FPN_FINEST_STRIDE, RPN, AnchorLayout
@@ -28,7 +27,7 @@ from minidetect.evaluate.scale_shares import ScaleShares, scale_shares
 from minidetect.train.layouts import JITTER
 from minidetect.visualize import new_figure, save_png
 
-SIDE, SAMPLES = 640, 64  # pixels of a crop; N of a group and image
+SIDE, SAMPLES = 640, 64  # pixels of a part; N of a group and image
 DETECTORS: dict[str, tuple[AnchorLayout, Sampler]] = {
     "(a) RPN": (RPN, at_random(4 * SAMPLES)),
     "(b) FPN": (FPN, at_random(4 * SAMPLES)),
@@ -39,17 +38,29 @@ DETECTORS: dict[str, tuple[AnchorLayout, Sampler]] = {
 
 
 def crops(data: Path, num: int | None) -> list[tuple[tuple[int, int], Target]]:
-    """Sizes and faces of `num` photos (None: all), each resized and cut once."""
+    """Sizes and faces of `num` photos (None: all), each resized, and cut where it is too large."""
     records = read_wider(data / "wider" / "wider_train_bbx_gt.txt", data / "wider" / "train")
-    rng = np.random.default_rng(0)
-    chosen = rng.permutation(len(records))[:num]
-    found = []
-    for i in chosen:
+    rng, found = np.random.default_rng(0), []
+    for i in rng.permutation(len(records))[:num]:
         size = image_size(records[i].path)
         target = to_target(records[i], size, 4.0, min_blurred_size=0, max_occlusion=2)
-        window: Window = jittered_window(target.boxes, size, SIDE, rng, JITTER, around_face=0.0)
-        found.append(((SIDE, SIDE), target_in_window(target, window, SIDE)))
+        factor = JITTER[rng.integers(len(JITTER))]
+        height, width = (max(1, round(n * factor)) for n in size)
+        part = min(height, SIDE), min(width, SIDE)
+        y, x = (int(rng.integers(whole - piece + 1)) for whole, piece in zip((height, width), part, strict=True))
+        found.append((part, cut(target, factor, (x, y), part)))
     return found
+
+
+def cut(target: Target, factor: float, corner: tuple[int, int], size: tuple[int, int]) -> Target:
+    """A target in the part of (height, width) that begins at `corner` of the resized photo; faces by their centres."""
+    limit = np.array([*size[::-1], *size[::-1]], np.float32)
+    shift = np.array([*corner, *corner], np.float32)
+    boxes, ignore = (np.float32(factor) * part - shift for part in (target.boxes, target.ignore))
+    centres = (boxes[:, :2] + boxes[:, 2:]) / 2
+    inside = ((centres >= 0) & (centres < limit[:2])).all(axis=1)
+    unclear = np.clip(np.concatenate([ignore, boxes[~inside]]), 0, limit)
+    return Target(np.clip(boxes[inside], 0, limit), target.labels[inside], unclear)
 
 
 def rows_of(shares: ScaleShares) -> Iterator[tuple[str, np.ndarray]]:

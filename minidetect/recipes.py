@@ -100,7 +100,8 @@ def group_sampling(
     recipe = recipe if steps is None else recipe.shortened(steps)
     train_layout(model, data, out, recipe, seed, check_nan)
     file = out / f"{layout}-{sampler.replace('*', '-star')}.npz"
-    save(model, file, {"recipe": "group-sampling", "seed": seed, "steps": recipe.schedule.steps, "sampler": sampler})
+    made = {"recipe": "group-sampling", "seed": seed, "steps": steps, "sampler": sampler, "box_loss": box_loss}
+    save(model, file, made)
     if (out / "log.jsonl").exists():
         draw_log(out / "log.jsonl", out / "curves.png")
     return [file]
@@ -201,6 +202,7 @@ def run_recipe(
             raise ValueError(f"{out} holds a run of {settings_file.read_text()!r}, which this is not: {settings!r}")
     elif out.is_dir() and any(out.iterdir()):
         raise ValueError(f"{out} holds files, but no run (there is no {settings_file.name}): choose another folder")
+    is_new = not out.is_dir()
     out.mkdir(parents=True, exist_ok=True)
     write_atomically(settings_file, lambda stream: stream.write(settings.encode()))
     try:
@@ -208,12 +210,16 @@ def run_recipe(
     except ValueError:  # such as choices that do not go together: a run that never began must not keep its folder
         if not resume and [file.name for file in out.iterdir()] == [settings_file.name]:
             settings_file.unlink()
-            out.rmdir()
+            if is_new:
+                out.rmdir()
         raise
 
 
 def settings_of(name: str, seed: int, steps: int | None, options: Mapping[str, bool | int | str]) -> str:
-    """What makes a run the one it is, defaults written out, so that it goes on however they were given."""
+    """What makes a run the one it is, defaults written out, so that it goes on however they were given.
+
+    A default that depends on other options is None, and not the same as its value.
+    """
     defaults = {key: p.default for key, p in inspect.signature(RECIPES[name][1]).parameters.items()}
     free = ("data", "out", "seed", "steps", "check_nan", "control")  # told apart, or changing no phase's weights
     changing = [f"{key}={value}" for key, value in sorted((defaults | dict(options)).items()) if key not in free]

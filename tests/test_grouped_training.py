@@ -77,7 +77,7 @@ def test_pictures_without_a_face_or_proposals(scenes, rng, second, monkeypatch):
         terms = model.losses(images, [nobody, nobody], rng, None, second, focal, smooth_l1_of_deltas)
         assert terms["first box"].item() == terms["second box"].item() == 0 < terms["second class"].item()
         total(terms).backward()
-    monkeypatch.setattr(GroupedFastRCNN, "propose", lambda *arguments: NOTHING)
+    monkeypatch.setattr(GroupedFastRCNN, "propose", lambda *arguments, **named: NOTHING)
     terms = model.losses(images, [face, nobody], rng, None, second)  # the faces are left
     assert terms["second class"].item() > 0 and terms["second box"].item() >= 0
     terms = model.losses(images, [nobody, nobody], rng, None, second)
@@ -114,10 +114,10 @@ def test_groups_are_reference_scales(rng):
         model.losses(images, targets, np.random.default_rng(0), None, spy)
     labels, groups, losses, samples = grouped.calls[0]
     prediction, _ = model.forward(images)
-    joined, labelled = model.label(model.propose(prediction, (128, 128)), targets)
+    joined, labelled = model.label(model.propose(prediction, (128, 128), by_group=True), targets)
     np.testing.assert_array_equal(labels, labelled.labels)
     np.testing.assert_array_equal(groups, reference_scale(joined.boxes))
-    assert losses.shape == (241,) and (losses > 0).all()
+    assert losses.shape == labels.shape and (losses > 0).all()
     there = np.bincount(groups[labels != IGNORED], minlength=4)
     assert there.min() >= 8 and there.max() > 2 * there.min()
     assert grouped.chosen() == [8] * 4 and len(samples) == 4
@@ -146,3 +146,16 @@ def test_a_scene_is_learned_by_heart(scenes):
     before, after = measured
     assert after["first class"] < before["first class"] / 5 and after["second class"] < before["second class"] / 2
     assert after["first box"] < before["first box"] / 2 and after["second box"] < 0.2
+
+
+def test_training_keeps_the_best_of_each_size():
+    """A first stage that likes large boxes better leaves no small one among the best of all; by groups it does."""
+    model = learnable()
+    sides = np.repeat([16.0, 128.0], [40, 400])  # 128 first, as it scores higher
+    boxes = np.zeros((440, 4), np.float32)
+    boxes[:, 2:] = sides[::-1, None]
+    rows = np.arange(440)
+    assert (reference_scale(boxes[model.best(rows, boxes, 100, by_group=False)]) == 3).all()
+    chosen = model.best(rows, boxes, 100, by_group=True)
+    assert np.bincount(reference_scale(boxes[chosen]), minlength=4).tolist() == [25, 0, 0, 25]
+    assert (np.diff(chosen) > 0).all() and chosen[0] == 0 and chosen[25] == 400

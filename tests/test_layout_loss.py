@@ -70,10 +70,6 @@ def test_the_loss_is_the_sum_over_groups():
     assert eq_2(SAMPLES[::-1]) == pytest.approx(eq_2())
 
 
-def test_eta_weighs_the_boxes_alone():
-    assert eq_2(weight=2.5) == pytest.approx((sum(CLASS), 2.5 * sum(BOX)))
-
-
 def test_a_group_without_objects_adds_no_loss_of_boxes():
     without = AnchorSample(NONE, rows(3, 4))
     assert eq_2([SAMPLES[0], without]) == pytest.approx((CLASS[0] + log(4 / 3), BOX[0]))

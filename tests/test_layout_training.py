@@ -255,7 +255,8 @@ def test_the_command_trains_and_the_file_detects(data, tmp_path, capsys, monkeyp
     assert done.code == 0 and done.out.splitlines() == [f"wrote {file}"] and done.err == []
     assert (out / "curves.png").exists()
     detector = minidetect.load(file)
-    assert detector.training == {"recipe": "group-sampling", "seed": 0, "steps": 2, "sampler": "gs"}
+    how = {"recipe": "group-sampling", "seed": 0, "steps": 2, "sampler": "gs", "box_loss": "least-squares"}
+    assert detector.training == how
     assert (detector.model.layout, detector.model.head) == (LAYOUTS["fpn"], "shared")
     (found,) = detector.detect([photo], threshold=0.0)
     assert len(found.boxes) > 0 and (found.boxes[:, 2] <= 112).all() and (found.boxes[:, 3] <= 96).all()

@@ -11,7 +11,7 @@ that its published code has:
 and Group Sampling's (its section 5), which leaves the sizes of faces as they are, but for a factor that is drawn for
 the whole image:
 
-    scale jitter      the image is resized by 0.25 n, n from 1 to 8, and a part of it cut out
+    scale jitter      the image is resized by 0.25 n, n from 1 to 8, and a part of it cut out, here mostly around a face
 
 The window may reach over the image's border, where it is filled with the mean colour. Then it is resized.
 

@@ -140,8 +140,9 @@ def one_each(features: str, scales: Sequence[int] = SCALES) -> AnchorLayout:
 
 def single(feature: str, stride: int | None = None, scales: Sequence[int] = SCALES) -> AnchorLayout:
     """All scales on one map; stride: of the anchors, None for the map's own. Group Sampling, section 3, FPN-single."""
-    own = 4 * 2 ** (int(feature[1:]) - 2)
-    return AnchorLayout((AnchorRow(feature, stride or own, tuple(scales)),))
+    if feature[1:].isdigit() and stride is None:
+        stride = 4 * 2 ** (int(feature[1:]) - 2)
+    return AnchorLayout((AnchorRow(feature, stride or 0, tuple(scales)),))
 
 
 def finest_stride(scales: Sequence[int] = SCALES) -> AnchorLayout:

@@ -5,6 +5,9 @@ With p the probability of the right class, a = alpha for an object and 1 - alpha
 
     weight = a (1 - p) ** gamma,   loss = weight * -log p
 
+Left out: the paper's prior, by which the bias of a classifier begins so that every anchor is background with p = 0.99.
+Detectors here begin at one half.
+
 Letters: N samples, two classes: 0 background, 1 object.
 """
 

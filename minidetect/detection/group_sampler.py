@@ -12,9 +12,9 @@
 A group is a scale of anchors. Where the paper samples "in each group", wrap the sampler; so group sampling with hard
 examples is `in_groups(weighted())`, and what a detector without groups does is `weighted()`.
 
-The paper's two rules for OHEM are both here: over all anchors the largest losses of objects and background together
-(its section 6.2), in a group objects and background "separately as for random sampling" (its sections 4.2 and 4.3;
-another sentence there takes the K largest of the group, which is `in_groups(hardest_of_all(K))`).
+The paper has two rules for OHEM: the largest losses of objects and background together (its section 6.2; in a group,
+as section 4.2 says it, `in_groups(hardest_of_all(K))`), and objects and background of a group each by their losses (its
+section 4.3), `in_groups(hardest(N))`.
 
 Letters: A anchors, P and M of them sampled as objects and as background.
 """
@@ -45,6 +45,7 @@ Sampler = Callable[[np.ndarray, np.ndarray, np.ndarray, np.random.Generator], li
 
 def at_random(num: int = 2048, ratio: float = 3.0) -> Sampler:
     """`num` anchors, background `ratio` times as often as objects; more of it where objects are too few."""
+    check_sizes(num, ratio)
 
     def sample(labels, groups, losses, rng):
         return [AnchorSample(*sample_balanced(labels > 0, labels == 0, num, 1 / (1 + ratio), rng))]
@@ -54,6 +55,7 @@ def at_random(num: int = 2048, ratio: float = 3.0) -> Sampler:
 
 def hardest(num: int = 1024, ratio: float = 3.0) -> Sampler:
     """As `at_random`, but of objects and of background those with the largest losses."""
+    check_sizes(num, ratio)
 
     def sample(labels, groups, losses, rng):
         return [by_key(labels, losses, num, ratio)]
@@ -62,7 +64,8 @@ def hardest(num: int = 1024, ratio: float = 3.0) -> Sampler:
 
 
 def hardest_of_all(num: int = 1024) -> Sampler:
-    """The `num` largest losses of all (B). OHEM; "a relatively small B", here 1024, makes it work (section 6.2)."""
+    """The `num` largest losses of all: OHEM, with the B of section 6.2, where a relatively small one makes it work."""
+    check_sizes(num)
 
     def sample(labels, groups, losses, rng):
         known = np.flatnonzero(labels != IGNORED)
@@ -80,6 +83,7 @@ def weighted(num: int = 2048, ratio: float = 3.0, eps: float = 1e-6) -> Sampler:
     Taken as log(w) = log(r) / (loss + eps), which has the same order: at a loss of 0.001 nine of ten w are 0 in
     float32, and equal. The first draw falls on an anchor in proportion to its loss + eps.
     """
+    check_sizes(num, ratio)
 
     def sample(labels, groups, losses, rng):
         r = 1 - rng.random(len(labels))  # in (0, 1]: log(0) would be -inf
@@ -113,6 +117,11 @@ def in_groups(sampler: Sampler) -> Sampler:
         return chosen
 
     return sample
+
+
+def check_sizes(num: int, ratio: float = 0.0) -> None:
+    if num < 0 or not ratio >= 0:
+        raise ValueError(f"a sampler needs num and ratio of at least 0, got {num} and {ratio}")
 
 
 def by_key(labels: np.ndarray, keys: np.ndarray, num: int, ratio: float) -> AnchorSample:

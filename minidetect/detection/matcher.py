@@ -4,7 +4,8 @@ Matching, sampling and encoding are three separate steps, all on plain arrays ou
 what each proposal is, `sampler.sample_balanced` which of them are learned from, `BoxCoder.encode` what the
 regression should answer. N: proposals, G: ground truths, M: ignore regions.
 
-`match_anchors` adds the region proposal network's rule that every ground truth has at least one anchor.
+`match_anchors` adds the region proposal network's rule that every ground truth has at least one anchor,
+`match_two_pass` that of Group Sampling, that one without an anchor gets one if a good one is left.
 """
 
 from __future__ import annotations

@@ -41,6 +41,8 @@ class EllipseRegression(NamedTuple):
     def apply(self, boxes: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Boxes (N, 4) x1 y1 x2 y2 and scores (N,) -> (N, 6) float64 major minor angle cx cy score, for FDDB."""
         cx, cy, w, h = xyxy_to_cxcywh(np.asarray(boxes, np.float64).reshape(-1, 4)).T
+        if not ((w > 0) & (h > 0)).all():
+            raise ValueError(f"box {int(np.argmin((w > 0) & (h > 0)))} has no width or no height")
         dx, dy, minor, major, tilt = predict_ridge(features_of(w, h), self.weight).T
         major, minor = np.exp(major) * h / 2, np.exp(minor) * w / 2
         angle = np.pi / 2 + tilt

@@ -47,7 +47,8 @@ def scale_shares(
 ) -> ScaleShares:
     """Count over images, each (height, width) and target. The sampler is asked for each image by itself.
 
-    It gets a loss of 1 for every anchor, so that samplers of hard examples choose as if nothing had been learned.
+    Every anchor has the same loss, but for a random thousandth that decides ties: samplers of hard examples choose as
+    if nothing had been learned.
     """
     num = len(layout.scales)
     counts = np.zeros((5, num), np.int64)
@@ -56,7 +57,7 @@ def scale_shares(
         labels = label_anchors(layout.anchors(size), [target]).labels
         counts[0] += np.bincount(groups[labels > 0], minlength=num)
         counts[1] += np.bincount(groups[labels == 0], minlength=num)
-        for sample in sampler(labels, groups, np.ones(len(labels), np.float32), rng):
+        for sample in sampler(labels, groups, 1 + 1e-3 * rng.random(len(labels)), rng):
             counts[2] += np.bincount(groups[sample.pos_idx], minlength=num)
             counts[3] += np.bincount(groups[sample.neg_idx], minlength=num)
         sides = np.sqrt((target.boxes[:, 2:] - target.boxes[:, :2]).prod(axis=1))

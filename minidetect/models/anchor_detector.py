@@ -51,7 +51,7 @@ class AnchorDetector(Module):
     heads: Module  # maps -> logits (N, A, 2), deltas (N, A, 4)
     coder = BoxCoder()
     points_mean = None  # no landmarks, which a cascade may have
-    smallest_face = 8.0  # pixels, where nobody says otherwise: half of the smallest anchor
+    smallest_face = 8.0  # pixels, where nobody says otherwise: half of an anchor of 16
 
     def __init__(self, threshold: float, nms_threshold: float, most_candidates: int, most: int) -> None:
         self.threshold, self.nms_threshold = threshold, nms_threshold

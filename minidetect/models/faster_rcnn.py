@@ -51,7 +51,8 @@ class ProposalNet(Module):
 
     channels: of the map. grid: the anchors. features: of the 3 x 3 convolution (the paper: 256 for ZF, 512 for VGG).
     num_anchors: sampled an image; weight: the paper's lambda. sampler: another choice of anchors to learn from, of
-    detection/group_sampler.py, with anchors of one side as a group; then the losses are those of Group Sampling.
+    detection/group_sampler.py, with anchors of one side as a group; then the losses are those of Group Sampling, and
+    num_anchors and weight mean nothing.
     """
 
     def __init__(

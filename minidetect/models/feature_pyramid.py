@@ -65,7 +65,7 @@ class ResidualBackbone(Module):
         self, rng: np.random.Generator, widths: Sequence[int] = WIDTHS, blocks: Sequence[int] = BLOCKS, stem: int = 16,
         unit: int = 4,
     ) -> None:
-        if unit not in (2, 4) or len(widths) != len(blocks) or min(*widths, *blocks, stem) < 1:
+        if unit not in (2, 4) or not widths or len(widths) != len(blocks) or min(*widths, *blocks, stem) < 1:
             raise ValueError(
                 "a backbone needs a unit of 2 or 4 and as many widths as blocks, all at least 1, got "
                 f"unit={unit}, widths={tuple(widths)}, blocks={tuple(blocks)}, stem={stem}"

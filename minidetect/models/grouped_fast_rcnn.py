@@ -1,4 +1,4 @@
-"""Grouped Fast R-CNN: a second look at what a detector found, with as many samples of small faces as of large ones.
+"""Grouped Fast R-CNN: a second look at what a detector found, sampled for each size of face by itself.
 
 Group Sampling, sections 4.2 and 6.3.
 
@@ -7,8 +7,9 @@ Group Sampling, sections 4.2 and 6.3.
                     +---- score of the first stage ----------- mean of the two <--------+
 
 In training the proposals of an image are matched with its faces (two passes, 0.6 and 0.5: section 5), each gets the
-reference scale that is nearest to its size (`reference_scale`), and for every one of these equally many are sampled.
-Small proposals score lower than large ones, so the best few thousand, which are kept, hold few of them.
+reference scale that is nearest to its size (`reference_scale`), and for every one of these equally many are sampled,
+where there are enough. Small proposals score lower than large ones, so that few of them are among the best that are
+kept; therefore training keeps the best of each reference scale by itself.
 
 Both stages learn at once from the sum of their losses; the proposals' corners are constants, as in approximate joint
 training of Faster R-CNN. (The paper does not say how its two stages are trained together. It says that the scores are
@@ -19,6 +20,7 @@ Letters: N images, R proposals of all images, C channels of the map.
 
 from __future__ import annotations
 
+import itertools
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -61,6 +63,8 @@ def reference_scale(boxes: np.ndarray, scales: Sequence[int] = REFERENCE_SCALES)
 
     boxes: (R, 4); scales: ascending -> (R,) int64; a box just between two scales gets the smaller.
     """
+    if len(scales) == 0 or min(scales) <= 0 or any(a >= b for a, b in itertools.pairwise(scales)):
+        raise ValueError(f"reference scales must be above 0 and ascend, got {tuple(scales)}")
     areas = (boxes[:, 2:] - boxes[:, :2]).astype(np.float64).prod(axis=1)  # (R,)
     scales = np.asarray(scales, np.float64)
     # |log2(side / s)| < |log2(side / t)| for s < t says that side**2 < s t; so written it is exact.
@@ -114,6 +118,9 @@ class GroupedFastRCNN(Module):
         before_nms: int = 2000, most_proposals: int = 300, proposal_nms: float = 0.7, features: int = 128,
         bins: int = 7,
     ) -> None:
+        strides = [first.layout.map_stride(name) for name in first.layout.features]
+        if strides[0] != min(strides):
+            raise ValueError(f"the first map of the layout must be the finest, got {first.layout.features}")
         self.first, self.scales, self.before_nms = first, tuple(scales), before_nms
         self.most_proposals, self.proposal_nms = most_proposals, proposal_nms
         finest = first.layout.features[0]
@@ -124,17 +131,31 @@ class GroupedFastRCNN(Module):
     def threshold(self) -> float:
         return self.first.threshold
 
-    def propose(self, prediction: Prediction, image_size: tuple[int, int], least: float = 0.0) -> Proposals:
-        """The first stage's best boxes in each image, above a score of `least`."""
+    def propose(
+        self, prediction: Prediction, image_size: tuple[int, int], least: float = 0.0, by_group: bool = False
+    ) -> Proposals:
+        """The first stage's best boxes in each image, above a score of `least`.
+
+        by_group: with four reference scales, a fourth of the numbers allowed for each of them, instead of the best of
+        all.
+        """
         parts = []
         for n in range(len(prediction.logits.data)):
             of_image = Prediction(*(Tensor(x.data[n : n + 1]) for x in prediction[:2]), prediction.anchors)
-            boxes, scores = (rows[: self.before_nms] for rows in self.first.candidates(of_image, least))
+            boxes, scores = self.first.candidates(of_image, least)
             boxes = clip_to_image(boxes, image_size)
-            keep = np.flatnonzero(valid_boxes(boxes))
-            keep = keep[nms(boxes[keep], scores[keep], self.proposal_nms)[: self.most_proposals]]
+            keep = self.best(np.flatnonzero(valid_boxes(boxes)), boxes, self.before_nms, by_group)
+            keep = keep[nms(boxes[keep], scores[keep], self.proposal_nms)]
+            keep = self.best(keep, boxes, self.most_proposals, by_group)
             parts.append((boxes[keep], scores[keep], np.full(len(keep), n)))
         return Proposals(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+    def best(self, rows: np.ndarray, boxes: np.ndarray, most: int, by_group: bool) -> np.ndarray:
+        """The first `most` of `rows` of boxes (R, 4), or as many of each reference scale as make `most` together."""
+        if not by_group:
+            return rows[:most]
+        group, share = reference_scale(boxes[rows], self.scales), most // len(self.scales)
+        return np.sort(np.concatenate([rows[group == k][:share] for k in range(len(self.scales))]))
 
     def forward(self, images: Tensor) -> tuple[Prediction, Tensor]:
         """images (N, 3, H, W) -> the first stage's word, and its finest map (N, C, PH, PW)."""
@@ -155,8 +176,9 @@ class GroupedFastRCNN(Module):
         """
         prediction, finest = self.forward(images)
         groups = np.tile(self.first.groups(images.shape[2:]), len(targets))
-        terms = labelled_losses(prediction, label_anchors(prediction.anchors, targets), groups, rng, sampler)
-        proposals = self.propose(prediction, images.shape[2:])
+        labelled = label_anchors(prediction.anchors, targets)
+        terms = labelled_losses(prediction, labelled, groups, rng, self.first.coder, sampler)
+        proposals = self.propose(prediction, images.shape[2:], by_group=True)
         with_faces, labelled = self.label(proposals, targets)
         logits, deltas = self.second(finest, with_faces.boxes, with_faces.image)
         losses = cross_entropy_values(logits.data, np.maximum(labelled.labels, 0))

@@ -10,8 +10,9 @@ Ming et al., "Group Sampling for Scale Invariant Face Detection", 2020.
     section 5     tests at several scales: `PyramidLooks`, layout_pyramid.py
     section 6.1   one sub-detector alone: `by_scale`, there    section 6.3   second stage: grouped_fast_rcnn.py
 
-Left out: ResNet-50 and its ImageNet weights, for which a network stands that two cores can train; deformable
-convolutions and landmarks of RetinaFace, which the paper leaves out too; YOLOv3 and R-FCN of its Table 6.
+Left out: ResNet-50 and its ImageNet weights, for which a network stands that two cores can train; RetinaFace's
+deformable convolutions and self-supervision, which the paper leaves out too, and its landmarks; YOLOv3 and R-FCN of
+its Table 6.
 
 Letters: N images, H W size of an image, A anchors.
 """
@@ -34,7 +35,8 @@ class LayoutDetector(AnchorDetector):
     """Anchors of any layout on the maps of one backbone.
 
     layout: an AnchorLayout, or what `arguments` makes of one. head, features: see layout_heads.py. width: channels of
-    the pyramid's maps. widths, blocks, stem: see `ResidualBackbone`. settings: of `AnchorDetector`.
+    the pyramid's maps. widths, blocks, stem: see `ResidualBackbone`. threshold, nms_threshold,
+    most_candidates, most: see `AnchorDetector`.
     """
 
     def __init__(

@@ -3,12 +3,14 @@
 Group Sampling, section 5: SGD with momentum 0.9, a rate of 0.01 that is divided by 10 after 60 and 80 of 100 epochs,
 one image of up to 1200 x 1200 pixels on each of eight GPUs, resized by 0.25 n; ResNet-50 with ImageNet's weights.
 
-Here: a small network from random weights, Adam, crops of 256 x 256 and a few thousand steps; the scale jitter is the
-paper's.
+Here: a small network from random weights, Adam, crops of 256 x 256 and a few thousand steps. The factors of the scale
+jitter are the paper's; three of four crops are cut around a face, colours are changed and pictures resized in three
+ways as for EXTD, and faces under 6 pixels are ignored, of all of which the paper has nothing.
 
 `SAMPLERS` are the rows of the paper's Table 9. N is the number of samples of a group; samplers without groups take four
-times as many (there are four scales), so that all learn from equally many anchors; OHEM has the paper's "relatively
-small" number, half of N. (The paper does not say how its numbers with and without groups compare.)
+times as many, so that with four scales, as most layouts have them, all learn from equally many anchors; OHEM, of which
+the paper says that a relatively small number makes it work, takes half of that, 2 N. (The paper does not say how its
+numbers with and without groups compare.)
 
 Letters: N samples of a group, S side of a crop.
 """
