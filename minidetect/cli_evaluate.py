@@ -11,7 +11,7 @@ from minidetect.console import DETECTION_KERNELS, CompileNote, check_can_write, 
 
 if TYPE_CHECKING:
     from minidetect.evaluate.average_precision import Curve
-    from minidetect.evaluate.runs import FaceFinder
+    from minidetect.evaluate.runs import AnyFinder
     from minidetect.models.cascade_pipeline import StageReport
 
 SMALLEST = 20.0  # face, in pixels
@@ -68,7 +68,7 @@ def evaluate_landmarks(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def face_pipeline(arguments: argparse.Namespace) -> FaceFinder:
+def face_pipeline(arguments: argparse.Namespace) -> AnyFinder:
     """What is to be measured. Raises ValueError for a model of objects."""
     from minidetect.api import load
     from minidetect.api_objects import ObjectDetector

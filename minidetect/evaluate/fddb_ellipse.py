@@ -27,8 +27,8 @@ import numpy as np
 from minidetect.data.fddb import FddbDetections
 from minidetect.detection.boxes import xyxy_to_cxcywh
 from minidetect.detection.ridge import predict_ridge, ridge
-from minidetect.evaluate.fddb import MATCH_IOU, evaluate_fddb, pair_image
-from minidetect.evaluate.fddb_mapping import fit_box_mapping, reference_outside_test_folds
+from minidetect.evaluate.fddb import MATCH_IOU, evaluate_fddb
+from minidetect.evaluate.fddb_mapping import fit_box_mapping, matched_pairs, reference_outside_test_folds
 
 PENALTY = 1e-3  # of the ridge: next to none, there are two numbers for each of five targets
 
@@ -78,15 +78,7 @@ def fit_ellipses(
 
     Raises ValueError without a pair. Never call it on the folds a detector is tested on.
     """
-    boxes, matched = [np.zeros((0, 4))], [np.zeros((0, 5))]
-    for name, found in detections.items():
-        owner, iou = pair_image(found, ellipses[name])
-        chosen = (iou > min_iou) & (np.append(found.scores, -np.inf)[owner] >= min_score)
-        boxes.append(found.boxes[owner[chosen]])
-        matched.append(ellipses[name][chosen])
-    pairs = np.concatenate(boxes), np.concatenate(matched)
-    if not len(pairs[0]):
-        raise ValueError(f"no detection with score >= {min_score} has IoU above {min_iou} with an ellipse")
+    pairs = matched_pairs(detections, ellipses, min_score, min_iou)
     _, _, w, h = xyxy_to_cxcywh(pairs[0]).T
     return EllipseRegression(ridge(features_of(w, h), targets_of(*pairs), PENALTY))
 

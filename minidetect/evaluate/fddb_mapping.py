@@ -93,16 +93,24 @@ def fit_box_mapping(
 
     Raises ValueError when no pair is left. Never call it on the folds a detector is tested on.
     """
-    pairs = [np.zeros((0, 4))]
+    units = _in_box_units(*matched_pairs(detections, ellipses, min_score, min_iou))
+    dx, dy, width, height = (float(value) for value in np.median(units, axis=0))
+    return MappingFit(BoxMapping(dx, dy, width, height), len(units), np.percentile(units, [25, 75], axis=0))
+
+
+def matched_pairs(
+    detections: Mapping[str, FddbDetections], ellipses: Mapping[str, np.ndarray], min_score: float, min_iou: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes (N, 4) and the ellipses (N, 5) that FDDB's assignment gives them. Raises ValueError without any."""
+    boxes, matched = [np.zeros((0, 4))], [np.zeros((0, 5))]
     for name, found in detections.items():
         owner, iou = pair_image(found, ellipses[name])
         chosen = (iou > min_iou) & (np.append(found.scores, -np.inf)[owner] >= min_score)
-        pairs.append(_in_box_units(found.boxes[owner[chosen]], ellipses[name][chosen]))
-    units = np.concatenate(pairs)
-    if not len(units):
+        boxes.append(found.boxes[owner[chosen]])
+        matched.append(ellipses[name][chosen])
+    if not sum(map(len, boxes)):
         raise ValueError(f"no detection with score >= {min_score} has IoU above {min_iou} with an ellipse")
-    dx, dy, width, height = (float(value) for value in np.median(units, axis=0))
-    return MappingFit(BoxMapping(dx, dy, width, height), len(units), np.percentile(units, [25, 75], axis=0))
+    return np.concatenate(boxes), np.concatenate(matched)
 
 
 def _in_box_units(boxes: np.ndarray, ellipses: np.ndarray) -> np.ndarray:

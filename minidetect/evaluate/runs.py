@@ -1,6 +1,6 @@
 """Run a detector over a benchmark's photos: FDDB for reporting, WIDER FACE for choosing settings.
 
-A model is any of `FaceFinder`, each of which has `detect_with_report(image, min_face, min_score)`.
+A model is an `AnyFinder`, which has `detect_with_report(image, min_face, min_score)`.
 """
 
 from __future__ import annotations
@@ -23,13 +23,10 @@ from minidetect.evaluate.average_precision import Curve, evaluate_detections
 from minidetect.evaluate.fddb import FddbCurves, evaluate_fddb
 from minidetect.evaluate.fddb_mapping import WIDER_TO_FDDB
 from minidetect.evaluate.wider import evaluate_wider, wider_truth_folder
-from minidetect.models.anchor_detector import AnchorDetector
+from minidetect.models.anchor_detector import FaceFinder
 from minidetect.models.cascade_pipeline import Pipeline, StageReport
-from minidetect.models.grouped_fast_rcnn import GroupedFastRCNN
-from minidetect.models.layout_pyramid import PyramidLooks
-from minidetect.models.single_shot_scales import ManyLooks
 
-FaceFinder = Pipeline | AnchorDetector | GroupedFastRCNN | ManyLooks | PyramidLooks
+AnyFinder = Pipeline | FaceFinder
 ALL_IMAGES = 2845  # of FDDB; "recall at 1000 false positives" is a rate of 1000 on these
 LOW_SCORE = 0.02  # detections below are not needed to reach the false positives that are reported
 
@@ -74,7 +71,7 @@ def fddb_folder(data: Path) -> Path:
     raise FileNotFoundError(f"{data}: neither it nor its folder fddb holds FDDB-folds")
 
 
-def run_fddb(model: FaceFinder, data: Path, min_face: float = 20.0) -> FddbResult:
+def run_fddb(model: AnyFinder, data: Path, min_face: float = 20.0) -> FddbResult:
     """Detect on every photo of the folds and compare with the ellipses, through WIDER_TO_FDDB."""
     detections, regions, ellipses, sizes, reports = {}, {}, {}, {}, []
     for record in tqdm(read_folds(fddb_folder(data)), desc="FDDB", mininterval=2):
@@ -128,7 +125,7 @@ def at_threshold(curve: Curve, threshold: float) -> dict[str, float]:
 
 
 def run_wider(
-    model: FaceFinder, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
+    model: AnyFinder, data: Path, split: str = "val", min_face: float = 20.0, iou: float = 0.5
 ) -> WiderResult:
     """Detect on WIDER FACE photos; faces under `min_face` pixels and unclear ones neither help nor hurt.
 

@@ -41,7 +41,34 @@ class Prediction(NamedTuple):
     anchors: np.ndarray
 
 
-class AnchorDetector(Module):
+class FaceFinder:
+    """What finds faces in one image with `detect_with_report` finds them in a list of images.
+
+    points_mean: None, since there are no landmarks, which a cascade may have. smallest_face: pixels, where nobody says
+    otherwise: half of an anchor of 16.
+    """
+
+    points_mean = None
+    smallest_face = 8.0
+
+    def detect_with_report(
+        self, image: np.ndarray, min_face: float = smallest_face, min_score: float | None = None
+    ) -> tuple[Detections, list[StageReport]]:
+        """Faces in an image, with what each stage kept and how long it took; as `detect`."""
+        raise NotImplementedError
+
+    def detect(
+        self, images: Sequence[np.ndarray], min_face: float = smallest_face, min_score: float | None = None
+    ) -> list[Detections]:
+        """Find faces in images, each (H, W, 3) uint8 RGB.
+
+        min_face: faces whose boxes have a smaller longer side, in pixels, are left out. The network looks at the whole
+        image in any case. min_score: what a face must score; None for the model's own threshold.
+        """
+        return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
+
+
+class AnchorDetector(FaceFinder, Module):
     """A detector of faces by anchors. Subclasses define `maps`, `heads`, `predict`, and the coder of their deltas.
 
     threshold: the score that a face must exceed to be shown. nms_threshold: IoU above which the lower-scored of two
@@ -50,8 +77,6 @@ class AnchorDetector(Module):
 
     heads: Module  # maps -> logits (N, A, 2), deltas (N, A, 4)
     coder = BoxCoder()
-    points_mean = None  # no landmarks, which a cascade may have
-    smallest_face = 8.0  # pixels, where nobody says otherwise: half of an anchor of 16
 
     def __init__(self, threshold: float, nms_threshold: float, most_candidates: int, most: int) -> None:
         self.threshold, self.nms_threshold = threshold, nms_threshold
@@ -90,20 +115,10 @@ class AnchorDetector(Module):
         """A copy for detection alone, faster: batch norms and activations inside the convolutions."""
         return fuse(self)
 
-    def detect(
-        self, images: Sequence[np.ndarray], min_face: float = smallest_face, min_score: float | None = None
-    ) -> list[Detections]:
-        """Find faces in images, each (H, W, 3) uint8 RGB.
-
-        min_face: faces whose boxes have a smaller longer side, in pixels, are left out. The network looks at the whole
-        image in any case. min_score: what a face must score; None for the model's own threshold.
-        """
-        return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
-
     def detect_with_report(
-        self, image: np.ndarray, min_face: float = smallest_face, min_score: float | None = None
+        self, image: np.ndarray, min_face: float = FaceFinder.smallest_face, min_score: float | None = None
     ) -> tuple[Detections, list[StageReport]]:
-        """The same for one image, with what the network and the suppression kept and how long they took."""
+        """As `FaceFinder.detect_with_report`; the stages are the network and the suppression."""
         start = time.perf_counter()
         boxes, scores, num_anchors = self.look(image, min_score)
         found = time.perf_counter()

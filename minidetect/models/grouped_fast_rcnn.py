@@ -35,7 +35,7 @@ from minidetect.detection.hard_examples import cross_entropy_values
 from minidetect.detection.losses import cross_entropy
 from minidetect.detection.structures import Detections, Target
 from minidetect.kernels.nms import nms
-from minidetect.models.anchor_detector import Prediction, scaled_back, seen_image
+from minidetect.models.anchor_detector import FaceFinder, Prediction, scaled_back, seen_image
 from minidetect.models.cascade_pipeline import StageReport, face_probability
 from minidetect.models.layout_detector import LayoutDetector, filled_up
 from minidetect.models.layout_loss import (
@@ -100,18 +100,16 @@ class RoiHead(Module):
         return self.logits(hidden), self.deltas(hidden)
 
 
-class GroupedFastRCNN(Module):
+class GroupedFastRCNN(FaceFinder, Module):
     """A LayoutDetector and a second stage on its finest map.
 
     first: the first map of its layout is the finest, which the second stage looks at. scales: the reference scales.
     before_nms, most_proposals: boxes of an image before and after suppression at `proposal_nms`. features, bins: of
-    the second stage.
-    Has `detect` and `detect_with_report` as `AnchorDetector` has them, with the first stage's settings. For
-    experiments: `minidetect.load` does not know it.
+    the second stage. It finds faces as `AnchorDetector` does, with the first stage's settings. For experiments:
+    `minidetect.load` does not know it.
     """
 
     coder = BoxCoder()
-    points_mean, smallest_face = None, LayoutDetector.smallest_face
 
     def __init__(
         self, first: LayoutDetector, rng: np.random.Generator, scales: Sequence[int] = REFERENCE_SCALES,
@@ -208,14 +206,8 @@ class GroupedFastRCNN(Module):
         """As `AnchorDetector.fuse`."""
         return fuse(self)
 
-    def detect(
-        self, images: Sequence[np.ndarray], min_face: float = smallest_face, min_score: float | None = None
-    ) -> list[Detections]:
-        """As `AnchorDetector.detect`."""
-        return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
-
     def detect_with_report(
-        self, image: np.ndarray, min_face: float = smallest_face, min_score: float | None = None
+        self, image: np.ndarray, min_face: float = FaceFinder.smallest_face, min_score: float | None = None
     ) -> tuple[Detections, list[StageReport]]:
         """As `AnchorDetector.detect_with_report`; a score is the mean of both stages'. Group Sampling, section 6.3."""
         start = time.perf_counter()

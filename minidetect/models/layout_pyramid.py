@@ -22,6 +22,7 @@ from minidetect.kernels.nms import nms
 from minidetect.models.anchor_detector import (
     MOST_PIXELS,
     AnchorDetector,
+    FaceFinder,
     Prediction,
     finished,
     scaled_back,
@@ -34,23 +35,15 @@ FACTORS = tuple(0.25 * n for n in range(1, 9))
 LONGEST_SIDE = 3000  # pixels of an image as it is looked at
 
 
-class PyramidLooks:
-    """`model` (fused or not) at all `factors`; has `detect` and `detect_with_report` as that has them."""
-
-    points_mean, smallest_face = None, AnchorDetector.smallest_face  # as there
+class PyramidLooks(FaceFinder):
+    """`model` (fused or not) at all `factors`; finds faces as that does."""
 
     def __init__(self, model: AnchorDetector, factors: Sequence[float] = FACTORS) -> None:
         check_factors(factors)
         self.model, self.threshold, self.factors = model, model.threshold, tuple(factors)
 
-    def detect(
-        self, images: Sequence[np.ndarray], min_face: float = smallest_face, min_score: float | None = None
-    ) -> list[Detections]:
-        """As `AnchorDetector.detect`."""
-        return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
-
     def detect_with_report(
-        self, image: np.ndarray, min_face: float = smallest_face, min_score: float | None = None
+        self, image: np.ndarray, min_face: float = FaceFinder.smallest_face, min_score: float | None = None
     ) -> tuple[Detections, list[StageReport]]:
         """As `AnchorDetector.detect_with_report`, with a stage for each size."""
         boxes, scores, reports = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], []

@@ -15,7 +15,6 @@ What all looks have found is merged by box voting (detection/voting.py).
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -24,7 +23,7 @@ from minidetect.detection.boxes import flip_horizontal
 from minidetect.detection.structures import Detections
 from minidetect.detection.voting import vote
 from minidetect.kernels.nms import nms
-from minidetect.models.anchor_detector import MOST_PIXELS, AnchorDetector, finished
+from minidetect.models.anchor_detector import MOST_PIXELS, AnchorDetector, FaceFinder, finished
 from minidetect.models.cascade_pipeline import StageReport
 
 SMALLEST_OF_HALF, LARGEST_OF_DOUBLE = 30.0, 100.0  # pixels of the image
@@ -54,22 +53,14 @@ def looks(size: tuple[int, int]) -> list[Look]:
     return [*chosen, Look(min(factor, limit), largest=LARGEST_OF_DOUBLE)]
 
 
-class ManyLooks:
-    """`model` (fused or not) at all scales; has `detect` and `detect_with_report` as that has them."""
-
-    points_mean, smallest_face = None, AnchorDetector.smallest_face  # as there
+class ManyLooks(FaceFinder):
+    """`model` (fused or not) at all scales; finds faces as that does."""
 
     def __init__(self, model: AnchorDetector) -> None:
         self.model, self.threshold = model, model.threshold
 
-    def detect(
-        self, images: Sequence[np.ndarray], min_face: float = smallest_face, min_score: float | None = None
-    ) -> list[Detections]:
-        """As `AnchorDetector.detect`."""
-        return [self.detect_with_report(image, min_face, min_score)[0] for image in images]
-
     def detect_with_report(
-        self, image: np.ndarray, min_face: float = smallest_face, min_score: float | None = None
+        self, image: np.ndarray, min_face: float = FaceFinder.smallest_face, min_score: float | None = None
     ) -> tuple[Detections, list[StageReport]]:
         """As `AnchorDetector.detect_with_report`, with a stage for each look."""
         boxes, scores, reports = [np.zeros((0, 4), np.float32)], [np.zeros(0, np.float32)], []
