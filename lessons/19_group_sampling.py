@@ -3,7 +3,7 @@
 #
 # **Question:** why do small faces lose?
 #
-# **Papers:** Group Sampling, sections 1 to 4, 6.1 and 6.2. **Time:** 230 s.
+# **Papers:** Group Sampling, sections 1 to 4, 6.1 and 6.2. **Time:** 120 s.
 # **Before:** 05 (IoU), 07 (AP), 12 (anchors and their labels). 18 has another remedy for the same trouble.
 #
 # **You build:** the overlap of a face that lies badly, the second pass of a matching, samples by group, weighted random

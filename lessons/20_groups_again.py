@@ -3,7 +3,7 @@
 #
 # **Question:** does stage two care?
 #
-# **Papers:** Group Sampling, sections 4.2, 4.3, 5, 6.2 and 6.3; tables 7, 8, 9 and 13. **Time:** 290 s.
+# **Papers:** Group Sampling, sections 4.2, 4.3, 5, 6.2 and 6.3; tables 7, 8, 9 and 13. **Time:** 130 s.
 # **Before:** 06 (losses of boxes), 07 (AP), 10 (RoI pooling), 13 (two stages), 19 (layouts, matching, groups).
 #
 # **You build:** a scale for every proposal, RoI align, the choice of the hardest samples, the gradient of the focal
