@@ -22,3 +22,9 @@ def data_dir() -> Path:
     if not (folder / "fddb_reference").is_dir():
         pytest.skip(f"no real photos at {folder} (set MINIDETECT_DATA to a folder that has fddb_reference/)")
     return folder
+
+
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """tests/cuda runs in processes of its own (test_cuda.py), unless it is asked for by name."""
+    is_asked_for = any("cuda" in str(argument) for argument in config.args)
+    return True if collection_path.name == "cuda" and not is_asked_for else None

@@ -49,7 +49,7 @@ CASES: dict[str, Callable] = {
     "depthwise backward": lambda: conv.conv2d_backward(GY_DEPTH, X, W_DEPTH, 1, 1, 1, 8),
     "max pool": lambda: pool.max_pool_forward(X, 3, 2, 1, False),
     "max pool, values": lambda: pool.max_pool_values(X, 2, 2, 0, False),
-    "max pool backward": lambda: pool.max_pool_backward(GY_POOL, WINNERS, X.shape),
+    "max pool backward": lambda: pool.max_pool_backward(GY_POOL, WINNERS, X.shape, 3, 2, 1),
     "avg pool": lambda: pool.avg_pool_forward(X, 2, 2, 0, False),
     "avg pool backward": lambda: pool.avg_pool_backward(GY_POOL, X.shape, 3, 2, 1),
     "prelu": lambda: prelu.prelu_forward(X, SLOPE),

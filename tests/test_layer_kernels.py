@@ -46,7 +46,7 @@ def test_the_winner_holds_the_maximum_and_gets_the_gradient(seed, kernel, stride
     expected = np.zeros(planes.shape)
     for plane, where, g in zip(expected, winners, gy.reshape(6, -1), strict=True):
         np.add.at(plane, where, g)
-    gx = max_pool_backward(gy, argmax, x.shape, overlap=stride < kernel)
+    gx = max_pool_backward(gy, argmax, x.shape, kernel, stride, padding)
     np.testing.assert_allclose(gx.reshape(6, -1), expected, atol=1e-12)
 
 
@@ -199,7 +199,7 @@ def results(rng):
     y, argmax = max_pool_forward(x, 3, 2, 1, False)
     normalized, mean, var = batch_norm_forward(x, slope, slope, 1e-5)
     return [
-        y, argmax, max_pool_values(x, 2, 2, 0, True), max_pool_backward(y, argmax, x.shape),
+        y, argmax, max_pool_values(x, 2, 2, 0, True), max_pool_backward(y, argmax, x.shape, 3, 2, 1),
         avg_pool_forward(x, 4, 4, 0, False), normalized, mean, var,
         *batch_norm_backward(x, normalized, slope, mean, var, 1e-5, False), channel_sums(x),
         prelu_forward(x, slope), *prelu_backward(x, x, slope), relu_forward(x),

@@ -20,6 +20,8 @@ from typing import Any
 
 import numpy as np
 
+from minidetect.kernels.device import DeviceArray, is_on_gpu, to_numpy
+
 # Each thread has its own value of a ContextVar: one that only detects does not switch off another's training.
 _grad_enabled = ContextVar("grad_enabled", default=True)
 _nan_check_step: ContextVar[object] = ContextVar("nan_check_step", default=None)  # None: off; else the step's name
@@ -29,7 +31,8 @@ FLOATS = (np.float32, np.float64)
 class Tensor:
     """An array in a computation graph.
 
-    data: float32 or float64 array of any shape (integers and Python numbers become float32).
+    data: float32 or float64 array of any shape (integers and Python numbers become float32), NumPy's or one on the GPU
+        (kernels/device.py): operations on it run there, and its gradient is left there.
     requires_grad: ask `backward` to leave d(loss)/d(data) in `grad`.
     grad: array of the shape and dtype of `data`, or None before the first backward. Gradients accumulate
         over calls of `backward`; an optimiser's `zero_grad` clears them.
@@ -42,13 +45,13 @@ class Tensor:
     def __init__(self, data: Any, requires_grad: bool = False, name: str = "") -> None:
         if isinstance(data, Tensor):
             raise TypeError("Tensor(tensor) would cut the graph silently: use tensor.detach()")
-        data = np.asarray(data)
+        data = data if is_on_gpu(data) else np.asarray(data)
         if data.dtype not in FLOATS:
             if data.dtype.kind not in "biuf":
                 raise TypeError(f"a Tensor holds numbers, got an array of dtype {data.dtype}")
             data = data.astype(np.float32)
         self.data = data
-        self.grad: np.ndarray | None = None
+        self.grad: np.ndarray | DeviceArray | None = None
         self.requires_grad = requires_grad
         self.creator: Function | None = None
         self.name = name
@@ -77,7 +80,7 @@ class Tensor:
 
     def __repr__(self) -> str:
         made_by = f", from {self.creator.name}" if self.creator else ""
-        return f"Tensor({np.array2string(self.data, precision=4, threshold=20)}, {self.dtype}{made_by})"
+        return f"Tensor({np.array2string(to_numpy(self.data), precision=4, threshold=20)}, {self.dtype}{made_by})"
 
     def item(self) -> float:
         """The value of a tensor with one element, as a Python float."""
@@ -110,7 +113,7 @@ class Tensor:
                     "or pass d(loss)/d(this tensor) as `gradient`"
                 )
             gradient = np.ones_like(self.data)
-        gradient = np.asarray(gradient, self.dtype)
+        gradient = np.asarray(gradient, self.dtype, like=self.data)
         if gradient.shape != self.shape:
             raise ValueError(f"backward: gradient has shape {gradient.shape}, the tensor {self.shape}")
 
@@ -121,7 +124,8 @@ class Tensor:
                 continue
             function = tensor.creator
             if function is None or retain_all:
-                tensor.grad = gy.copy() if tensor.grad is None else tensor.grad + gy
+                g = gy if is_on_gpu(tensor.data) else to_numpy(gy)  # a leaf's gradient is where the leaf is
+                tensor.grad = g.copy() if tensor.grad is None else tensor.grad + g
             if function is None:
                 continue
             for x, gx in zip(function.inputs, function.run_backward(gy), strict=True):
@@ -236,6 +240,7 @@ def nan_check(step: object = "?") -> Iterator[None]:
 
 def check_finite(array: np.ndarray, what: str, inputs: tuple[Tensor, ...] = ()) -> None:
     """Raise FloatingPointError when `array` holds a NaN or an infinity, naming where it is."""
+    array = to_numpy(array)
     bad = ~np.isfinite(array)
     if not bad.any():
         return

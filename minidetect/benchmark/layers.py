@@ -202,7 +202,7 @@ def max_pool_cases(size: Size, kernel: int, ceil: bool) -> list[Case]:
             np.add.at(true, (planes, winner.reshape(len(true), -1)), gy.reshape(len(true), -1))
             compare(gx, true.reshape(size), "the definition", 1e-4)
 
-        return Contest(lambda: max_pool_backward(gy, winner, size), calls, check)
+        return Contest(lambda: max_pool_backward(gy, winner, size, *settings[:3]), calls, check)
 
     name = f"{kernel}x{kernel} {size_name(size)}"
     outputs = (size[2] // 2) * (size[3] // 2) * size[0] * size[1]

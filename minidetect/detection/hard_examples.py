@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidetect.kernels.device import to_numpy
+
 
 def cross_entropy_values(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """-log p of each sample's label: logits (N, K), labels (N,) -> (N,). `losses.cross_entropy` is their mean."""
+    logits = to_numpy(logits)
     shifted = logits - logits.max(axis=1, keepdims=True)  # exp of at most 0: cannot overflow
     log_probs = shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
     return -log_probs[np.arange(len(logits)), labels]
@@ -20,7 +23,7 @@ def cross_entropy_values(logits: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 def smooth_l1_values(pred: np.ndarray, target: np.ndarray, beta: float = 1.0) -> np.ndarray:
     """The smooth L1 distance of each sample: pred, target (N, D) -> (N,). `losses.smooth_l1` is their mean."""
-    size = np.abs(pred - target)
+    size = np.abs(to_numpy(pred) - target)
     return np.where(size < beta, size * size / (2 * beta), size - beta / 2).sum(axis=1)
 
 

@@ -83,7 +83,7 @@ class SmoothL1(Function):
 
     def backward(self, gy):
         """d(loss)/d(error) = error / beta inside [-beta, beta], its sign outside."""
-        gx = np.zeros(self.shape, self.slope.dtype)
+        gx = np.zeros_like(self.slope, shape=self.shape)
         gx[self.is_counted] = self.slope * _scalar(gy / self.normaliser, gx)
         return (gx,)
 
@@ -255,5 +255,5 @@ def _normaliser(normaliser: float | None, count: int, who: str) -> float:
 
 
 def _scalar(value: float, like: np.ndarray) -> np.ndarray:
-    """A number as a 0-d array of another array's dtype, so that float32 stays float32."""
-    return np.asarray(value, like.dtype)
+    """A number as a 0-d array of another array's dtype, so that float32 stays float32, and where that one is."""
+    return np.asarray(value, like.dtype, like=like)

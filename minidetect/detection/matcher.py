@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidetect.kernels.iou import as_boxes, intersection_over_first, iou_matrix
+from minidetect.kernels.device import to_numpy
+from minidetect.kernels.iou import as_boxes, best_overlaps, intersection_over_first, iou_matrix
 
 NEGATIVE = -1  # background
 IGNORE = -2  # neither: learned from as nothing
@@ -37,12 +38,7 @@ def match(
             f"negative_iou={negative_iou}, positive_iou={positive_iou}"
         )
     proposals, gt_boxes = as_boxes(proposals, "proposals"), as_boxes(gt_boxes, "gt_boxes")
-    iou = iou_matrix(proposals, gt_boxes)  # (N, G)
-    if len(gt_boxes) == 0:
-        best_idx, best_iou = np.zeros(len(proposals), np.int64), np.zeros(len(proposals), iou.dtype)
-    else:
-        best_idx = iou.argmax(axis=1).astype(np.int64, copy=False)
-        best_iou = iou[np.arange(len(iou)), best_idx]
+    best_idx, best_iou = (to_numpy(best) for best in best_overlaps(proposals, gt_boxes))  # decided on the processor
     background = np.where(best_iou < negative_iou, NEGATIVE, IGNORE)
     return np.where(best_iou >= positive_iou, best_idx, background), best_iou
 

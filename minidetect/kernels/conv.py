@@ -21,6 +21,7 @@ import numpy as np
 import minidetect.kernels.conv_fast as conv_fast
 import minidetect.kernels.conv_tile_weights as conv_tile_weights
 from minidetect.kernels.depthwise import add_row, depthwise_backward, depthwise_forward, tap_range
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.dispatch import parallel_kernel, prange
 from minidetect.kernels.simd import LANES
 
@@ -97,6 +98,7 @@ def _has_tiles(x: np.ndarray) -> bool:
     return LANES > 1 and x.dtype == np.float32
 
 
+@on_either_device
 def conv2d_forward(
     x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: int, padding: int, dilation: int, groups: int, *,
     slope: np.ndarray | None = None, residual: np.ndarray | None = None, activate_last: bool = False,
@@ -121,7 +123,7 @@ def conv2d_forward(
     if group_channels == 1 and groups == num_out == x.shape[1]:
         return depthwise_forward(x, w, b, stride, padding, dilation, **after, out=y)
     if groups > 1:
-        for inputs, outputs in _groups(x.shape[1], num_out, groups):
+        for inputs, outputs in channel_groups(x.shape[1], num_out, groups):
             b_g, slope_g = (None if a is None else a[outputs] for a in (b, slope))
             residual_g = None if residual is None else residual[:, outputs]
             y[:, outputs] = conv2d_forward(
@@ -153,6 +155,7 @@ def _finish(y: np.ndarray, slope: np.ndarray | None, residual: np.ndarray | None
         y += residual
 
 
+@on_either_device
 def conv2d_backward(
     gy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: int, padding: int, dilation: int, groups: int,
     needs: tuple[bool, bool] = (True, True),
@@ -167,7 +170,7 @@ def conv2d_backward(
     gx = np.empty_like(x) if needs[0] else None
     gw = np.empty_like(w) if needs[1] else None
     if groups > 1:
-        for inputs, outputs in _groups(x.shape[1], num_out, groups):
+        for inputs, outputs in channel_groups(x.shape[1], num_out, groups):
             gx_g, gw_g = conv2d_backward(
                 gy[:, outputs], x[:, inputs], w[outputs], stride, padding, dilation, 1, needs
             )
@@ -189,7 +192,7 @@ def conv2d_backward(
     return gx, gw
 
 
-def _groups(channels: int, filters: int, groups: int) -> list[tuple[slice, slice]]:
+def channel_groups(channels: int, filters: int, groups: int) -> list[tuple[slice, slice]]:
     """The input and the output channels of each group."""
     c, o = channels // groups, filters // groups
     return [(slice(g * c, (g + 1) * c), slice(g * o, (g + 1) * o)) for g in range(groups)]

@@ -13,6 +13,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidetect.kernels import depthwise_tile
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
 from minidetect.kernels.simd import LANES
 
@@ -118,6 +119,7 @@ def _is_fast(stride: int, padding: int, dilation: int, *arrays: np.ndarray) -> b
     )  # fmt: skip
 
 
+@on_either_device
 def depthwise_forward(
     x: np.ndarray, w: np.ndarray, b: np.ndarray | None, stride: int, padding: int, dilation: int, *,
     slope: np.ndarray | None = None, residual: np.ndarray | None = None, activate_last: bool = False,
@@ -159,6 +161,7 @@ def depthwise_forward(
     return y
 
 
+@on_either_device
 def depthwise_backward(
     gy: np.ndarray, x: np.ndarray, w: np.ndarray, stride: int, padding: int, dilation: int,
     needs: tuple[bool, bool] = (True, True),

@@ -11,23 +11,26 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidetect.kernels.device import is_on_gpu, on_either_device
 from minidetect.kernels.dispatch import exact_kernel
 
 
 def as_boxes(boxes: np.ndarray, name: str = "boxes") -> np.ndarray:
     """`boxes` as a contiguous float array (N, 4); a float64 array stays so, all else becomes float32.
 
-    An empty list stands for no boxes. Raises ValueError with `name` in it for any other shape.
+    An empty list stands for no boxes; boxes on the GPU stay there. Raises ValueError with `name` in it for any other
+    shape.
     """
     dtype = np.float64 if getattr(boxes, "dtype", None) == np.float64 else np.float32
-    boxes = np.asarray(boxes)
+    boxes = boxes if is_on_gpu(boxes) else np.asarray(boxes)
     if boxes.shape == (0,):
         boxes = boxes.reshape(0, 4)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"{name} must have shape (N, 4) as x1, y1, x2, y2, got {boxes.shape}")
-    return np.ascontiguousarray(boxes, dtype)
+    return boxes.astype(dtype, copy=False) if is_on_gpu(boxes) else np.ascontiguousarray(boxes, dtype)
 
 
+@on_either_device
 def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """Intersection over union of every box of `a` with every box of `b`.
 
@@ -37,6 +40,7 @@ def iou_matrix(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return _fill(_iou, a, b)
 
 
+@on_either_device
 def intersection_over_first(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """The share of each box of `a` that lies in each box of `b`: intersection / area of the first box.
 
@@ -44,6 +48,20 @@ def intersection_over_first(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     large ignore region has 1, however large the region is.
     """
     return _fill(_intersection_over_first, a, b)
+
+
+@on_either_device
+def best_overlaps(a: np.ndarray, b: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each box of `a` the box of `b` that it overlaps most.
+
+    a: (N, 4), b: (M, 4). Returns its index int64 (N,), of equals the first, and their IoU (N,), typed as in
+    `iou_matrix`. Where `b` has no boxes both are 0.
+    """
+    iou = iou_matrix(a, b)  # (N, M)
+    if iou.shape[1] == 0:
+        return np.zeros(len(iou), np.int64), np.zeros(len(iou), iou.dtype)
+    best_idx = iou.argmax(axis=1).astype(np.int64, copy=False)
+    return best_idx, iou[np.arange(len(iou)), best_idx]
 
 
 def _fill(fill: object, a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -18,6 +18,7 @@ from llvmlite import ir
 from numba import types
 from numba.extending import intrinsic
 
+from minidetect.kernels.device import on_either_device, to_numpy
 from minidetect.kernels.dispatch import exact_kernel
 from minidetect.kernels.iou import as_boxes
 
@@ -32,33 +33,41 @@ def nms(boxes: np.ndarray, scores: np.ndarray, threshold: float, mode: str = "un
     The box with the highest score is kept and every later box that overlaps it by more than `threshold` is
     dropped; then the next one left, and so on. An overlap equal to the threshold survives.
 
-    boxes: (N, 4) x1, y1, x2, y2; scores: (N,); threshold: in [0, 1].
+    boxes: (N, 4) x1, y1, x2, y2; scores: (N,); threshold: in [0, 1]. Boxes on the GPU are compared there.
     mode: what the intersection is divided by. "union" is IoU; "min" is the smaller of the two areas, which
         also drops a small box inside a large one (MTCNN's last suppression uses it).
 
-    Returns int64 (K,), by falling score; of equal scores the earlier box comes first, and wins. Boxes of
-    several classes: call it once a class. Raises ValueError for NaN, mismatched lengths or a threshold
-    outside [0, 1].
+    Returns int64 (K,), always a NumPy array, by falling score; of equal scores the earlier box comes first, and
+    wins. Boxes of several classes: call it once a class. Raises ValueError for NaN, mismatched lengths or a
+    threshold outside [0, 1].
     """
-    boxes = as_boxes(boxes).astype(np.float64, copy=False)
-    scores = np.asarray(scores)
+    boxes, scores = as_boxes(boxes), to_numpy(scores)
     if scores.shape != (len(boxes),):
         raise ValueError(f"nms: {len(boxes)} boxes need scores of shape ({len(boxes)},), got {scores.shape}")
     if not 0 <= threshold <= 1:
         raise ValueError(f"nms: threshold must be in [0, 1], got {threshold}")
     if mode not in MODES:
         raise ValueError(f"nms: mode must be one of {MODES}, got {mode!r}")
+    return to_numpy(survivors(boxes, falling_order(scores), float(threshold), mode == "min"))
+
+
+@on_either_device
+def survivors(boxes: np.ndarray, order: np.ndarray, threshold: float, by_smaller: bool) -> np.ndarray:
+    """The boxes (N, 4) that survive when they are gone through in the given order (N,): int64 (K,).
+
+    by_smaller: is the intersection divided by the smaller area? Raises ValueError for a NaN in boxes.
+    """
+    boxes = boxes.astype(np.float64, copy=False)
     n = len(boxes)
     strips, kept = np.zeros((2, STRIPS, (n + 63) // 64), np.uint64), np.empty((n, 5))
     rank, near = np.empty(n, np.int64), np.empty(strips.shape[2], np.uint64)
-    order = falling_order(scores)
-    count = _survivors(boxes, order, float(threshold), mode == "min", strips, near, kept, rank)
+    count = _survivors(boxes, order, threshold, by_smaller, strips, near, kept, rank)
     if count < 0:
-        raise _nan_error("boxes", boxes)
+        raise nan_error("boxes", boxes)
     return rank[:count]
 
 
-def _nan_error(name: str, values: np.ndarray) -> ValueError:
+def nan_error(name: str, values: np.ndarray) -> ValueError:
     where = int(np.argwhere(np.isnan(values))[0, 0])
     return ValueError(f"nms: {name} hold a NaN at index {where}; has the network diverged?")
 
@@ -66,7 +75,7 @@ def _nan_error(name: str, values: np.ndarray) -> ValueError:
 def falling_order(scores: np.ndarray) -> np.ndarray:
     """The indices that sort `scores` from high to low, of equal scores the earlier first: (N,) int64."""
     if np.isnan(scores).any():
-        raise _nan_error("scores", scores)
+        raise nan_error("scores", scores)
     n = len(scores)
     if scores.dtype != np.float32 or n < 500:
         # Stable sorting of the reversed scores, read backwards, needs no negation (which would overflow for

@@ -19,6 +19,7 @@ import math
 
 import numpy as np
 
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
 
 SHORT = 64  # planes of fewer positions are read as rows
@@ -229,6 +230,7 @@ def _repeat(values, columns):
 # ------------------------------------------------------------------------------------ arrays in, arrays out
 
 
+@on_either_device
 def channel_sums(x: np.ndarray) -> np.ndarray:
     """x (N, C, ...) -> (C,): the gradient of a bias."""
     sums = np.zeros(x.shape[1], x.dtype)
@@ -242,6 +244,7 @@ def channel_sums(x: np.ndarray) -> np.ndarray:
     return sums
 
 
+@on_either_device
 def batch_norm_forward(
     x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, eps: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -261,6 +264,7 @@ def batch_norm_forward(
     return y, mean, var
 
 
+@on_either_device
 def batch_norm_fixed(
     x: np.ndarray, gamma: np.ndarray, beta: np.ndarray, mean: np.ndarray, var: np.ndarray, eps: float
 ) -> np.ndarray:
@@ -277,6 +281,7 @@ def batch_norm_fixed(
     return y
 
 
+@on_either_device
 def batch_norm_backward(
     gy: np.ndarray, x: np.ndarray, gamma: np.ndarray, mean: np.ndarray, var: np.ndarray, eps: float, fixed: bool
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

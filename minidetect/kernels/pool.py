@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
 
 PARTS = 64  # the planes are dealt out in so many parts, each with a strip of scratch that stays in cache
@@ -31,6 +32,13 @@ def pooled_size(size: int, kernel: int, stride: int, padding: int, ceil_mode: bo
     if ceil_mode and (count - 1) * stride >= size + padding:
         count -= 1
     return max(count, 0)
+
+
+@kernel
+def pixels_under(k, kernel, stride, padding, size):
+    """The real pixels [first, last) under window k of an axis."""
+    start = k * stride - padding
+    return max(start, 0), min(start + kernel, size)
 
 
 # --------------------------------------------------------------------------------------- maximum, with winners
@@ -54,7 +62,7 @@ def _max_planes(x, kernel, stride, padding, strip, places, y, argmax):
     in_pairs = kernel == 2 and stride == 2 and padding == 0 and 2 * y.shape[2] <= width
     for plane in range(len(x)):
         for i in range(y.shape[1]):
-            top, bottom = max(i * stride - padding, 0), min(i * stride - padding + kernel, height)
+            top, bottom = pixels_under(i, kernel, stride, padding, height)
             if in_pairs and bottom == top + 2:
                 _max_of_pairs(x[plane, top], x[plane, top + 1], top * width, y[plane, i], argmax[plane, i])
                 continue
@@ -64,7 +72,7 @@ def _max_planes(x, kernel, stride, padding, strip, places, y, argmax):
             for yy in range(top + 1, bottom):
                 row, start = x[plane, yy], np.int32(yy * width)
                 for j in range(width):
-                    maxima[j], its_places[j] = _fold(row[j], start + np.int32(j), maxima[j], its_places[j])
+                    maxima[j], its_places[j] = fold(row[j], start + np.int32(j), maxima[j], its_places[j])
             places[:padding] = its_places[0]  # where a whole window is -inf, its winner is a real pixel too
             _max_along(strip, places, kernel, stride, y[plane, i], argmax[plane, i])
 
@@ -75,10 +83,10 @@ def _max_of_pairs(above, below, start, y, argmax):
     first, width = np.int32(start), np.int32(len(above))
     for j in range(len(y)):
         here = first + np.int32(2 * j)
-        left, place = _fold(below[2 * j], here + width, above[2 * j], here)
+        left, place = fold(below[2 * j], here + width, above[2 * j], here)
         here += np.int32(1)
-        right, its_place = _fold(below[2 * j + 1], here + width, above[2 * j + 1], here)
-        y[j], argmax[j] = _fold(right, its_place, left, place)
+        right, its_place = fold(below[2 * j + 1], here + width, above[2 * j + 1], here)
+        y[j], argmax[j] = fold(right, its_place, left, place)
 
 
 @kernel
@@ -86,18 +94,18 @@ def _max_along(strip, places, kernel, stride, y, argmax):
     """The second step: y[j] is the maximum of strip[j*stride : j*stride + kernel], argmax[j] its place."""
     if kernel == 3 and stride == 2:
         for j in range(len(y)):
-            best, place = _fold(strip[2 * j + 1], places[2 * j + 1], strip[2 * j], places[2 * j])
-            y[j], argmax[j] = _fold(strip[2 * j + 2], places[2 * j + 2], best, place)
+            best, place = fold(strip[2 * j + 1], places[2 * j + 1], strip[2 * j], places[2 * j])
+            y[j], argmax[j] = fold(strip[2 * j + 2], places[2 * j + 2], best, place)
     else:
         for j in range(len(y)):
             best, place = strip[j * stride], places[j * stride]
             for k in range(j * stride + 1, j * stride + kernel):
-                best, place = _fold(strip[k], places[k], best, place)
+                best, place = fold(strip[k], places[k], best, place)
             y[j], argmax[j] = best, place
 
 
 @kernel
-def _fold(value, place, best, best_place):
+def fold(value, place, best, best_place):
     """The larger of two values and its place; the first of equals stays, and a NaN wins, the first of them."""
     wins = (value > best) | ((value != value) & (best == best))
     return (value if wins else best), (place if wins else best_place)
@@ -137,7 +145,7 @@ def _max_values_planes(x, kernel, stride, padding, strip, y):
     in_pairs = kernel == 2 and stride == 2 and padding == 0 and 2 * y.shape[2] <= width
     for plane in range(len(x)):
         for i in range(y.shape[1]):
-            top, bottom = max(i * stride - padding, 0), min(i * stride - padding + kernel, height)
+            top, bottom = pixels_under(i, kernel, stride, padding, height)
             if in_pairs and bottom == top + 2:
                 _max_values_of_pairs(x[plane, top], x[plane, top + 1], y[plane, i])
                 continue
@@ -147,32 +155,32 @@ def _max_values_planes(x, kernel, stride, padding, strip, y):
             for yy in range(top + 1, bottom):
                 row = x[plane, yy]
                 for j in range(width):
-                    maxima[j] = _larger(row[j], maxima[j])
+                    maxima[j] = larger(row[j], maxima[j])
             _max_values_along(strip, kernel, stride, y[plane, i])
 
 
 @kernel
 def _max_values_of_pairs(above, below, y):
     for j in range(len(y)):
-        left, right = _larger(below[2 * j], above[2 * j]), _larger(below[2 * j + 1], above[2 * j + 1])
-        y[j] = _larger(right, left)
+        left, right = larger(below[2 * j], above[2 * j]), larger(below[2 * j + 1], above[2 * j + 1])
+        y[j] = larger(right, left)
 
 
 @kernel
 def _max_values_along(strip, kernel, stride, y):
     if kernel == 3 and stride == 2:
         for j in range(len(y)):
-            y[j] = _larger(strip[2 * j + 2], _larger(strip[2 * j + 1], strip[2 * j]))
+            y[j] = larger(strip[2 * j + 2], larger(strip[2 * j + 1], strip[2 * j]))
     else:
         for j in range(len(y)):
             best = strip[j * stride]
             for k in range(j * stride + 1, j * stride + kernel):
-                best = _larger(strip[k], best)
+                best = larger(strip[k], best)
             y[j] = best
 
 
 @kernel
-def _larger(value, best):
+def larger(value, best):
     """The larger of two values; a NaN wins, so that it is seen."""
     return value if (value > best) | (value != value) else best
 
@@ -196,7 +204,7 @@ def _avg_planes(x, kernel, stride, padding, across, strip, y):
     sums = strip[padding : padding + width]
     for plane in range(len(x)):
         for i in range(y.shape[1]):
-            top, bottom = max(i * stride - padding, 0), min(i * stride - padding + kernel, height)
+            top, bottom = pixels_under(i, kernel, stride, padding, height)
             row = x[plane, top]
             for j in range(width):
                 sums[j] = row[j]
@@ -244,7 +252,7 @@ def _avg_planes_backward(gy, kernel, stride, padding, across, strip, gx):
     for plane in range(len(gx)):
         gx[plane] = 0
         for i in range(gy.shape[1]):
-            top, bottom = max(i * stride - padding, 0), min(i * stride - padding + kernel, height)
+            top, bottom = pixels_under(i, kernel, stride, padding, height)
             down = across.dtype.type(1) / (bottom - top)
             _spread_along(gy[plane, i], across, down, kernel, stride, strip)
             for yy in range(top, bottom):
@@ -273,6 +281,7 @@ def _spread_along(gy, across, down, kernel, stride, strip):
 # ------------------------------------------------------------------------------------ arrays in, arrays out
 
 
+@on_either_device
 def max_pool_forward(
     x: np.ndarray, kernel: int, stride: int, padding: int, ceil_mode: bool
 ) -> tuple[np.ndarray, np.ndarray]:
@@ -285,6 +294,7 @@ def max_pool_forward(
     return y, argmax
 
 
+@on_either_device
 def max_pool_values(x: np.ndarray, kernel: int, stride: int, padding: int, ceil_mode: bool) -> np.ndarray:
     """`max_pool_forward` where no backward will follow: x (N, C, H, W) -> y (N, C, PH, PW)."""
     y = _empty_output(x, kernel, stride, padding, ceil_mode)
@@ -292,31 +302,36 @@ def max_pool_values(x: np.ndarray, kernel: int, stride: int, padding: int, ceil_
     return y
 
 
+@on_either_device
 def max_pool_backward(
-    gy: np.ndarray, argmax: np.ndarray, x_shape: tuple[int, ...], overlap: bool = True
+    gy: np.ndarray, argmax: np.ndarray, x_shape: tuple[int, ...], kernel: int, stride: int, padding: int
 ) -> np.ndarray:
-    """gy, argmax (N, C, PH, PW) -> gx (N, C, H, W). overlap: may windows share a pixel (stride < kernel)?"""
+    """gy, argmax (N, C, PH, PW) -> gx (N, C, H, W): each output's gradient goes to the pixel that won."""
     gx = np.empty(x_shape, gy.dtype)
     planes = gx.shape[0] * gx.shape[1]
     gy, argmax, flat = (np.ascontiguousarray(a).reshape(planes, a.shape[2] * a.shape[3]) for a in (gy, argmax, gx))
-    _max_pool_backward(gy, argmax, overlap, flat)  # gx is contiguous, so its flat view is written in place
+    _max_pool_backward(gy, argmax, stride < kernel, flat)  # gx is contiguous, so its flat view is written in place
     return gx
 
 
+@on_either_device
 def avg_pool_forward(x: np.ndarray, kernel: int, stride: int, padding: int, ceil_mode: bool) -> np.ndarray:
     """x (N, C, H, W) -> y (N, C, PH, PW), each the mean of its window's real pixels."""
     y = _empty_output(x, kernel, stride, padding, ceil_mode)
-    across, strips = _across(y, x.shape[3], kernel, stride, padding), _strips(x, kernel, stride, padding)
+    across = shares(y.shape[3], x.shape[3], kernel, stride, padding, y.dtype)
+    strips = _strips(x, kernel, stride, padding)
     _avg_pool(_planes(x), kernel, stride, padding, across, strips, _planes(y))
     return y
 
 
+@on_either_device
 def avg_pool_backward(
     gy: np.ndarray, x_shape: tuple[int, ...], kernel: int, stride: int, padding: int
 ) -> np.ndarray:
     """gy (N, C, PH, PW) -> gx (N, C, H, W): each mean's gradient is shared by its real pixels."""
     gx = np.empty(x_shape, gy.dtype)
-    across, strips = _across(gy, gx.shape[3], kernel, stride, padding), _strips(gx, kernel, stride, padding)
+    across = shares(gy.shape[3], gx.shape[3], kernel, stride, padding, gy.dtype)
+    strips = _strips(gx, kernel, stride, padding)
     _avg_pool_backward(_planes(gy), kernel, stride, padding, across, strips, _planes(gx))
     return gx
 
@@ -336,7 +351,7 @@ def _strips(x: np.ndarray, kernel: int, stride: int, padding: int) -> np.ndarray
     return np.zeros((min(PARTS, max(x.shape[0] * x.shape[1], 1)), x.shape[3] + 2 * padding + kernel + stride), x.dtype)
 
 
-def _across(y: np.ndarray, width: int, kernel: int, stride: int, padding: int) -> np.ndarray:
-    """(PW,): 1 / the number of real columns under each window."""
-    left = np.arange(y.shape[3]) * stride - padding
-    return (1 / (np.minimum(left + kernel, width) - np.maximum(left, 0))).astype(y.dtype)
+def shares(count: int, size: int, kernel: int, stride: int, padding: int, dtype: np.dtype) -> np.ndarray:
+    """(count,): 1 / the number of real pixels of an axis under each of its windows."""
+    first = np.arange(count) * stride - padding
+    return (1 / (np.minimum(first + kernel, size) - np.maximum(first, 0))).astype(dtype)

@@ -13,6 +13,7 @@ import math
 
 import numpy as np
 
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
 
 SHORT = 64  # planes of fewer positions are read as rows
@@ -76,6 +77,7 @@ def _rows_backward(gy, x, slopes, gx, totals):
             totals[k] += 0 if row[k] > 0 else g[k] * row[k]
 
 
+@on_either_device
 def prelu_forward(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
     """x (N, C, ...), slope (C,) -> y like x."""
     y = np.empty(x.shape, x.dtype)
@@ -87,6 +89,7 @@ def prelu_forward(x: np.ndarray, slope: np.ndarray) -> np.ndarray:
     return y
 
 
+@on_either_device
 def prelu_backward(gy: np.ndarray, x: np.ndarray, slope: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gradients of x (like x) and of slope (C,)."""
     gx, gslope = np.empty(x.shape, x.dtype), np.zeros_like(slope)

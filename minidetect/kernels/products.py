@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.threads import one_blas_thread
 
 
+@on_either_device
 def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
     """a (M, K) @ b (K, N) -> (M, N); out: where to, else a new array."""
     with one_blas_thread():

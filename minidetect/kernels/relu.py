@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.dispatch import parallel_kernel, prange
 
 
@@ -21,6 +22,7 @@ def _backward(gy, y, gx):
         gx[k] = gy[k] if y[k] > 0 else zero
 
 
+@on_either_device
 def relu_forward(x: np.ndarray) -> np.ndarray:
     """x of any shape -> the same shape."""
     y = np.empty(x.shape, x.dtype)
@@ -28,6 +30,7 @@ def relu_forward(x: np.ndarray) -> np.ndarray:
     return y
 
 
+@on_either_device
 def relu_backward(gy: np.ndarray, y: np.ndarray) -> np.ndarray:
     """gy where the output y was positive, 0 elsewhere."""
     gx = np.empty(gy.shape, gy.dtype)

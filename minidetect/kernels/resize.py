@@ -19,9 +19,11 @@ level in which a box is about as large as its crop. A wider filter is left out t
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
 
+from minidetect.kernels.device import find_twin, is_on_gpu, on_either_device
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
 
 MODES = ("bilinear", "nearest")
@@ -38,19 +40,18 @@ def resize_image(image: np.ndarray, size: tuple[int, int], out: np.ndarray | Non
     Each axis by itself: an axis that shrinks averages the area that an output pixel covers, with fractions
     of pixels at both ends, so that no input pixel is skipped or counted twice; one that grows is bilinear.
     Raises ValueError for a wrong number of axes, an empty image or a size below 1.
+
+    It runs where the image is: on the GPU for an image there, and then `out` is there too. `use_device` does not take
+    it there, since that would fill a copy of `out`.
     """
+    if is_on_gpu(image):
+        return find_twin(resize_image)(image, size, out)
     image = np.asarray(image)
-    if image.ndim not in (2, 3) or image.size == 0:
-        raise ValueError(f"image must be (H, W, C) or (H, W) and not empty, got shape {image.shape}")
-    height, width = (int(n) for n in size)
-    if height < 1 or width < 1:
-        raise ValueError(f"size must be (height, width) of at least 1 pixel each, got {tuple(size)}")
-    dtype = np.uint8 if image.dtype == np.uint8 else np.float32
-    shape = (height, width, *image.shape[2:])
-    if out is None:
-        out = np.empty(shape, dtype)
-    elif out.shape != shape or out.dtype != dtype or not out.flags.c_contiguous:
-        raise ValueError(f"out must be a contiguous {shape} of {dtype.__name__}, got {out.shape} of {out.dtype}")
+    shape, dtype = check_resize(image, size, out)
+    out = np.empty(shape, dtype) if out is None else out
+    if not out.flags.c_contiguous:
+        raise ValueError(f"out must be a contiguous {shape} of {dtype.__name__}, got one with gaps")
+    height, width = shape[:2]
     if image.shape[:2] == (height, width):
         out[...] = image
         return out
@@ -62,6 +63,22 @@ def resize_image(image: np.ndarray, size: tuple[int, int], out: np.ndarray | Non
     half = np.float32(0.5 if dtype == np.uint8 else 0)
     resample(rows, channels, first_y, weight_y, first_x, weight_x, half, row, out.reshape(height, -1))
     return out
+
+
+def check_resize(image: Any, size: tuple[int, int], out: Any) -> tuple[tuple[int, ...], type]:
+    """The shape and the type of what `resize_image` will write; the ValueError that it raises."""
+    if image.ndim not in (2, 3) or image.size == 0:
+        raise ValueError(f"image must be (H, W, C) or (H, W) and not empty, got shape {image.shape}")
+    height, width = (int(n) for n in size)
+    if height < 1 or width < 1:
+        raise ValueError(f"size must be (height, width) of at least 1 pixel each, got {tuple(size)}")
+    dtype = np.uint8 if image.dtype == np.uint8 else np.float32
+    shape = (height, width, *image.shape[2:])
+    if out is not None and (out.shape != shape or out.dtype != dtype):
+        raise ValueError(f"out must be a contiguous {shape} of {dtype.__name__}, got {out.shape} of {out.dtype}")
+    if out is not None and is_on_gpu(out) != is_on_gpu(image):
+        raise ValueError("out must be where the image is: both in the machine's memory, or both on the GPU")
+    return shape, dtype
 
 
 @functools.lru_cache(maxsize=256)  # the levels of a pyramid ask for the same few again with every picture
@@ -200,26 +217,32 @@ def crop_boxes(image, boxes, fill, index, weight, crops):
 # ------------------------------------------------------------------ feature maps: NCHW
 
 
+@on_either_device
 def resize_maps(x: np.ndarray, size: tuple[int, int], mode: str = "bilinear") -> np.ndarray:
     """(N, C, H, W) -> (N, C, h, w) with size = (h, w), for float32 or float64.
 
     nearest: the pixel that holds the sample point (PyTorch's "nearest-exact"); bilinear reads two
     neighbours an axis and clamps at the border. Raises ValueError for a wrong shape, size or mode.
     """
-    if x.ndim != 4 or 0 in x.shape[2:]:
-        raise ValueError(f"x must be (N, C, H, W) with pixels in it, got shape {x.shape}")
-    if len(size) != 2 or min(size) < 1:
-        raise ValueError(f"size must be (height, width) of at least 1 pixel each, got {tuple(size)}")
+    check_maps(x.shape, size)
     taps_y = map_taps(x.shape[2], size[0], mode, x.dtype)
     taps_x = map_taps(x.shape[3], size[1], mode, x.dtype)
     return _blend_maps(x, taps_y, taps_x)
 
 
+@on_either_device
 def resize_maps_grad(gy: np.ndarray, x_size: tuple[int, int], mode: str = "bilinear") -> np.ndarray:
     """The transpose of `resize_maps`: (N, C, h, w) -> (N, C, H, W), each gradient back to what was read."""
     taps_y = transposed_taps(x_size[0], gy.shape[2], mode, gy.dtype)
     taps_x = transposed_taps(x_size[1], gy.shape[3], mode, gy.dtype)
     return _blend_maps(gy, taps_y, taps_x)
+
+
+def check_maps(shape: tuple[int, ...], size: tuple[int, int]) -> None:
+    if len(shape) != 4 or 0 in shape[2:]:
+        raise ValueError(f"x must be (N, C, H, W) with pixels in it, got shape {shape}")
+    if len(size) != 2 or min(size) < 1:
+        raise ValueError(f"size must be (height, width) of at least 1 pixel each, got {tuple(size)}")
 
 
 def _blend_maps(x: np.ndarray, taps_y: tuple, taps_x: tuple) -> np.ndarray:

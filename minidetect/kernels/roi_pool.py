@@ -21,23 +21,26 @@ each bin of each channel took 10 times as long (128 RoIs on 256 channels).
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.dispatch import kernel, parallel_kernel, prange
 
 PARTS = 16  # the RoIs are dealt out in so many parts, each with scratch memory of its own
 
 
 @kernel
-def _region(low, high, scale, inclusive):
-    """First cell and number of cells of a region along one axis."""
-    start = int(np.floor(low * scale + 0.5))
-    end = int(np.floor(high * scale + 0.5)) + (1 if inclusive else 0)
+def region(low, high, inclusive):
+    """First cell and number of cells of a region along one axis; low, high: its corners, scaled to cells."""
+    start = int(math.floor(low + 0.5))
+    end = int(math.floor(high + 0.5)) + (1 if inclusive else 0)
     return start, max(end - start, 1)
 
 
 @kernel
-def _bin(k, start, length, bins, limit):
+def bin_cells(k, start, length, bins, limit):
     """The cells [first, last) of bin k, clipped to the map's `limit` cells; empty where first >= last."""
     first = start + k * length // bins
     last = start - (-(k + 1) * length) // bins  # minus the floor of the negative: the ceiling
@@ -45,15 +48,15 @@ def _bin(k, start, length, bins, limit):
 
 
 @parallel_kernel
-def _forward(x, rois, scale, inclusive, best, where, y, argmax):
-    """x (N, H, W, C) -> y, argmax (R, C, PH, PW); best, where (PARTS, PH*PW, C): scratch.
+def _forward(x, rois, inclusive, best, where, y, argmax):
+    """x (N, H, W, C), rois scaled to cells -> y, argmax (R, C, PH, PW); best, where (PARTS, PH*PW, C): scratch.
 
     argmax holds the winner's index i*W + j in its plane, the first of equals; a NaN wins, to be seen.
     """
     parts = len(best)
     for part in prange(parts):
         for r in range(part * len(rois) // parts, (part + 1) * len(rois) // parts):
-            _pool_roi(x[int(rois[r, 0])], rois[r], scale, inclusive, y.shape[2:], best[part], where[part])
+            _pool_roi(x[int(rois[r, 0])], rois[r], inclusive, y.shape[2:], best[part], where[part])
             for c in range(x.shape[3]):
                 for i in range(y.shape[2]):
                     for j in range(y.shape[3]):
@@ -62,16 +65,16 @@ def _forward(x, rois, scale, inclusive, best, where, y, argmax):
 
 
 @kernel
-def _pool_roi(x, roi, scale, inclusive, bins, best, where):
+def _pool_roi(x, roi, inclusive, bins, best, where):
     """x (H, W, C) -> best, where (PH*PW, C): a bin's bounds are found once, for all channels."""
-    left, across = _region(roi[1], roi[3], scale, inclusive)
-    top, down = _region(roi[2], roi[4], scale, inclusive)
+    left, across = region(roi[1], roi[3], inclusive)
+    top, down = region(roi[2], roi[4], inclusive)
     best[:] = 0
     where[:] = -1
     for i in range(bins[0]):
-        y1, y2 = _bin(i, top, down, bins[0], x.shape[0])
+        y1, y2 = bin_cells(i, top, down, bins[0], x.shape[0])
         for j in range(bins[1]):
-            x1, x2 = _bin(j, left, across, bins[1], x.shape[1])
+            x1, x2 = bin_cells(j, left, across, bins[1], x.shape[1])
             of_bin, place = best[i * bins[1] + j], where[i * bins[1] + j]
             for yy in range(y1, y2):
                 for xx in range(x1, x2):
@@ -101,19 +104,22 @@ def _backward(gy, argmax, batch, gx):
                     gx[batch[r], c, argmax[r, c, k]] += gy[r, c, k]
 
 
+@on_either_device
 def roi_pool_forward(
     x: np.ndarray, rois: np.ndarray, size: tuple[int, int], spatial_scale: float, inclusive: bool
 ) -> tuple[np.ndarray, np.ndarray]:
     """x (N, C, H, W), rois (R, 5) -> y (R, C, PH, PW), and the winners' indices in their planes, int32."""
     y = np.empty((len(rois), x.shape[1], *size), x.dtype)
     argmax = np.empty(y.shape, np.int32)
-    rois = np.ascontiguousarray(rois, np.float64)
+    rois = np.array(rois, np.float64)
+    rois[:, 1:] *= spatial_scale
     x = np.ascontiguousarray(x.transpose(0, 2, 3, 1))  # (N, C, H, W) -> (N, H, W, C)
     best = np.empty((PARTS, size[0] * size[1], x.shape[3]), x.dtype)
-    _forward(x, rois, float(spatial_scale), bool(inclusive), best, np.empty(best.shape, np.int32), y, argmax)
+    _forward(x, rois, bool(inclusive), best, np.empty(best.shape, np.int32), y, argmax)
     return y, argmax
 
 
+@on_either_device
 def roi_pool_backward(
     gy: np.ndarray, argmax: np.ndarray, rois: np.ndarray, x_shape: tuple[int, ...]
 ) -> np.ndarray:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidetect.kernels.device import on_either_device
 from minidetect.kernels.dispatch import kernel
 
 
@@ -66,6 +67,7 @@ def _log_softmax_backward(gy, probs, gx):
             gx[r, k] = gy[r, k] - probs[r, k] * total
 
 
+@on_either_device
 def softmax_forward(x: np.ndarray, axis: int) -> np.ndarray:
     """exp(x_i) / sum_j exp(x_j) along `axis`."""
     if not _is_last(x, axis):
@@ -77,6 +79,7 @@ def softmax_forward(x: np.ndarray, axis: int) -> np.ndarray:
     return y.reshape(x.shape)
 
 
+@on_either_device
 def log_softmax_forward(x: np.ndarray, axis: int) -> np.ndarray:
     """x_i - log sum_j exp(x_j) along `axis`, without ever forming a probability that rounds to 0."""
     if not _is_last(x, axis):
@@ -87,6 +90,7 @@ def log_softmax_forward(x: np.ndarray, axis: int) -> np.ndarray:
     return y.reshape(x.shape)
 
 
+@on_either_device
 def softmax_backward(gy: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
     """gx_j = y_j * (gy_j - sum_i gy_i * y_i), with y the softmax."""
     if not _is_last(y, axis):
@@ -96,6 +100,7 @@ def softmax_backward(gy: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
     return gx
 
 
+@on_either_device
 def log_softmax_backward(gy: np.ndarray, y: np.ndarray, axis: int) -> np.ndarray:
     """gx_j = gy_j - exp(y_j) * sum_i gy_i, with y the logarithm of the softmax."""
     if not _is_last(y, axis):

@@ -22,6 +22,7 @@ from minidetect.autograd.tensor import Tensor, no_grad
 from minidetect.detection.box_coder import BoxCoder
 from minidetect.detection.boxes import clip_to_image, valid_boxes
 from minidetect.detection.structures import Detections, make_detections
+from minidetect.kernels.device import to_numpy
 from minidetect.kernels.nms import nms
 from minidetect.kernels.patches import image_planes
 from minidetect.kernels.resize import resize_image
@@ -153,7 +154,7 @@ class AnchorDetector(FaceFinder, Module):
 
     def candidates(self, prediction: Prediction, min_score: float) -> tuple[np.ndarray, np.ndarray]:
         """The best of one image's anchors, as boxes (N, 4) in the pixels that the network saw, and scores (N,)."""
-        logits, deltas = prediction.logits.data[0], prediction.deltas.data[0]
+        logits, deltas = (to_numpy(x.data[0]) for x in (prediction.logits, prediction.deltas))
         scores = face_probability(logits[:, 0], logits[:, 1])
         rows = np.flatnonzero(scores > min_score)
         rows = rows[np.argsort(-scores[rows], kind="stable")][: self.most_candidates]

@@ -25,11 +25,12 @@ from minidetect.autograd import Tensor, no_grad
 from minidetect.detection.pyramid import ImagePyramid
 from minidetect.detection.structures import Detections
 from minidetect.kernels.conv import output_size
+from minidetect.kernels.device import to_numpy
 from minidetect.kernels.pool import pooled_size
 from minidetect.models.cascade_fused import FusedCascade
 from minidetect.models.cascade_pipeline import SIZES, Look, Pipeline, face_probability
 from minidetect.nn.layers import Conv2d, Linear, PReLU
-from minidetect.nn.module import Module
+from minidetect.nn.module import Module, require_on_host
 from minidetect.ops.activation import relu
 from minidetect.ops.dropout import dropout
 from minidetect.ops.pool import avg_pool2d, max_pool2d
@@ -50,8 +51,8 @@ class Prediction(NamedTuple):
     points: Tensor | None = None
 
     def face_probs(self) -> np.ndarray:
-        """P(face), (N,)."""
-        return face_probability(self.logits.data[:, 0], self.logits.data[:, 1])
+        """P(face), (N,), in the machine's memory: what is decided by them is decided there."""
+        return face_probability(*to_numpy(self.logits.data).T)
 
 
 class ConvStack(Module):
@@ -236,6 +237,7 @@ class Cascade(Module, Pipeline):
 
     def fuse(self) -> FusedCascade:
         """The same detector for speed alone: it computes the same, several times as fast, from today's weights."""
+        require_on_host(self)
         return FusedCascade(self)
 
     def detect(
@@ -247,10 +249,11 @@ class Cascade(Module, Pipeline):
     def look_everywhere(self, pyramid: ImagePyramid, k: int) -> tuple[np.ndarray, np.ndarray]:
         with no_grad():
             maps = self.x12.maps(self.x12.features(self.normalise(pyramid.level(k)[None])))
-        return face_probability(*maps.logits.data[0]), maps.deltas.data[0]
+        return face_probability(*to_numpy(maps.logits.data[0])), to_numpy(maps.deltas.data[0])
 
     def look_again(self, pyramid: ImagePyramid, squares: np.ndarray, stage: int) -> Look:
         with no_grad():
             said = self.classify(stage, self.normalise(pyramid.crop(squares, SIZES[stage])))
-        points = said.points.data if stage == 2 and said.points is not None else None  # x24's only served to train it
-        return Look(said.face_probs(), said.deltas.data, points)
+        # x24's points only served to train it
+        points = to_numpy(said.points.data) if stage == 2 and said.points is not None else None
+        return Look(said.face_probs(), to_numpy(said.deltas.data), points)

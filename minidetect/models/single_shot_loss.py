@@ -23,6 +23,7 @@ from minidetect.detection.losses import cross_entropy, smooth_l1
 from minidetect.detection.matcher import overlaps_ignore
 from minidetect.detection.scale_compensation import match_compensated
 from minidetect.detection.structures import Target
+from minidetect.kernels.device import to_numpy
 from minidetect.models.anchor_detector import Prediction
 from minidetect.models.single_shot import SingleShot
 from minidetect.ops.elementwise import mul
@@ -68,7 +69,7 @@ def single_shot_losses(
     prediction = model.predict(images)
     samples = [
         sample_image(logits, prediction.anchors, target, reading, ratio, least)
-        for logits, target in zip(prediction.logits.data, targets, strict=True)
+        for logits, target in zip(to_numpy(prediction.logits.data), targets, strict=True)
     ]
     return sampled_losses(prediction, samples)
 

@@ -17,6 +17,7 @@ buffers that are used again, by later layers and by later calls: see `Workspace`
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 import threading
 
@@ -24,10 +25,11 @@ import numpy as np
 
 from minidetect.autograd.tensor import Tensor
 from minidetect.kernels.conv import conv2d_forward, output_size
+from minidetect.kernels.device import is_on_gpu, to_device
 from minidetect.kernels.inverted_residual import Block, block_forward, pack_block, scratch_shape, suits
 from minidetect.nn.blocks import InvertedResidual
 from minidetect.nn.layers import Conv2d, LeakyReLU, PReLU, ReLU, Sequential
-from minidetect.nn.module import Module
+from minidetect.nn.module import Module, require_on_host
 from minidetect.nn.normalize import BatchNorm2d
 
 
@@ -65,6 +67,8 @@ class Workspace:
 
 class FusedConv(Module):
     """A convolution with what was merged into it; see kernels.conv.conv2d_forward."""
+
+    moving_buffers = ("weight", "bias", "slope")
 
     def __init__(self, conv: Conv2d, source: int, value: int) -> None:
         self.weight = conv.weight.data.copy()
@@ -126,7 +130,7 @@ class FusedBlock(Module):
         self, x: np.ndarray, residual: np.ndarray | None, out: np.ndarray | None, workspace: Workspace
     ) -> np.ndarray:
         *_, depthwise, _ = self.convs
-        if not suits(x.shape, depthwise.settings[0]):  # a map smaller than a vector, or no vectors
+        if is_on_gpu(x) or not suits(x.shape, depthwise.settings[0]):  # or a map smaller than a vector, or no vectors
             for conv in self.convs[:-1]:
                 x = conv.run(x, None, None, workspace)
             return self.convs[-1].run(x, residual, out, workspace)
@@ -151,7 +155,8 @@ class Unfused(Module):
         y = x if self.layer is None else self.layer(Tensor(x)).data  # a graph, if there is one, is dropped here
         if residual is not None:
             y = y + residual
-        return y.copy() if np.may_share_memory(x, y) else y  # x may lie in a buffer that is used again
+        is_lent = not is_on_gpu(x) and np.may_share_memory(x, y)
+        return y.copy() if is_lent else y  # x may lie in a buffer that is used again
 
 
 Step = FusedConv | FusedBlock | Unfused
@@ -246,20 +251,28 @@ class Fused(Module):
         return step.value
 
     def __call__(self, x: Tensor | np.ndarray) -> Tensor:
-        values = {0: np.ascontiguousarray(x.data if isinstance(x, Tensor) else x, np.float32)}
+        x = x.data if isinstance(x, Tensor) else x
+        x = to_device(x) if self._is_on_gpu() else x
+        values = {0: x if is_on_gpu(x) else np.ascontiguousarray(x, np.float32)}
         lent: dict[int, np.ndarray] = {}
         for k, step in enumerate(self.steps):
             source, residual = values[step.source], values.get(step.residual)
             if isinstance(step, Unfused):
                 values[step.value] = step.run(source, residual)
             else:
-                out = None if k == len(self.steps) - 1 else self._lend(step.output_shape(source.shape), lent, step)
+                is_lent = k < len(self.steps) - 1 and not is_on_gpu(source)  # on the GPU, gpu.Memory keeps buffers
+                out = self._lend(step.output_shape(source.shape), lent, step) if is_lent else None
                 values[step.value] = step.run(source, residual, out, self.workspace)
             for value in self.last_values[k]:
                 values.pop(value, None)
                 if value in lent:
                     self.workspace.give_back(lent.pop(value))
         return Tensor(values[self.steps[-1].value if self.steps else 0])
+
+    def _is_on_gpu(self) -> bool:
+        steps = (step for step in self.steps if not isinstance(step, Unfused))
+        convs = (step if isinstance(step, FusedConv) else step.convs[0] for step in steps)
+        return any(is_on_gpu(conv.weight) for conv in itertools.islice(convs, 1))
 
     def _lend(self, shape: tuple[int, ...], lent: dict[int, np.ndarray], step: Step) -> np.ndarray:
         size = math.prod(shape)
@@ -274,7 +287,9 @@ def fuse(model: Module) -> Module:
     Batch norm counts with its running statistics, whatever mode `model` is in. Other modules keep their own
     __call__, with the parts that they hold replaced. Weights are copied where something was merged, and may be
     shared with `model` where nothing was: fuse again after training on. The copy cannot be trained.
+    To detect on the GPU, fuse in the machine's memory, and bring the copy there: `fuse(model).to("cuda")`.
     """
+    require_on_host(model)
     return _fuse(model, Workspace(), {})
 
 
@@ -289,6 +304,8 @@ def _fuse(module: Module, workspace: Workspace, done: dict[int, Module]) -> Modu
             for name, value in vars(module).items():
                 if isinstance(value, Module):
                     setattr(twin, name, _fuse(value, workspace, done))
+                elif isinstance(value, Tensor):  # the same numbers, but the copy may go to the GPU alone
+                    setattr(twin, name, Tensor(value.data, value.requires_grad))
                 elif isinstance(value, (list, tuple)):
                     parts = (_fuse(v, workspace, done) if isinstance(v, Module) else v for v in value)
                     setattr(twin, name, type(value)(parts))

@@ -78,7 +78,7 @@ class PReLU(Module):
     def __call__(self, x: Tensor) -> Tensor:
         slope = self.slope
         if slope.size == 1 and x.shape[1] != 1:  # as a product, so that its gradient is the sum over channels
-            slope = mul(slope, np.ones(x.shape[1], x.dtype))
+            slope = mul(slope, np.ones_like(x.data, shape=x.shape[1]))
         return prelu(x, slope)
 
 

@@ -19,6 +19,8 @@ class BatchNorm2d(Module):
     averages, so that a result does not depend on what else is in its batch.
     """
 
+    moving_buffers = ("running_mean", "running_var")
+
     def __init__(self, channels: int, eps: float = 1e-5, momentum: float = 0.1) -> None:
         self.weight = parameter(np.ones(channels, np.float32))
         self.bias = parameter(np.zeros(channels, np.float32))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from minidetect.autograd.tensor import Tensor
+from minidetect.kernels.device import host_copy
 from minidetect.nn.module import Module
 
 
@@ -46,7 +47,7 @@ class SGD:
             p.grad = None
 
     def state_dict(self) -> dict[str, np.ndarray]:
-        return {name: v.copy() for name, v in self.velocity.items()}
+        return {name: host_copy(v) for name, v in self.velocity.items()}
 
     def load_state_dict(self, state: dict[str, np.ndarray], source: str = "state") -> None:
         """Raises ValueError where the names or shapes are not those of this optimiser's model."""
@@ -100,7 +101,7 @@ class Adam:
 
     def state_dict(self) -> dict[str, np.ndarray]:
         moments = {"first": self.first, "second": self.second}
-        state = {f"{kind}/{name}": a.copy() for kind, arrays in moments.items() for name, a in arrays.items()}
+        state = {f"{kind}/{name}": host_copy(a) for kind, arrays in moments.items() for name, a in arrays.items()}
         return state | {"steps": self.steps.copy()}
 
     def load_state_dict(self, state: dict[str, np.ndarray], source: str = "state") -> None:
@@ -125,7 +126,8 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> float:
     raises FloatingPointError: scaling cannot mend it.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    norm = float(np.sqrt(sum(float(np.vdot(g, g)) for g in gradients)))
+    squares = sum((np.vdot(g, g).astype(np.float64) for g in gradients), start=np.float64(0))
+    norm = float(np.sqrt(squares))  # one number, where the gradients are on the GPU
     if not np.isfinite(norm):
         raise FloatingPointError(f"the gradients' norm is {norm}: run the step under nan_check to find the operation")
     if norm > max_norm:

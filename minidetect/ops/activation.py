@@ -37,10 +37,10 @@ class LeakyReLU(Function):
 
     def forward(self, x):
         self.x = x.reshape(1, 1, x.size)
-        return prelu_forward(self.x, np.full(1, self.slope, x.dtype)).reshape(x.shape)
+        return prelu_forward(self.x, np.full_like(x, self.slope, shape=1)).reshape(x.shape)
 
     def backward(self, gy):
-        gx, _ = prelu_backward(gy.reshape(self.x.shape), self.x, np.full(1, self.slope, gy.dtype))
+        gx, _ = prelu_backward(gy.reshape(self.x.shape), self.x, np.full_like(gy, self.slope, shape=1))
         return (gx.reshape(gy.shape),)
 
 

@@ -17,7 +17,7 @@ class Dropout(Function):
 
     def forward(self, x):
         keep = self.rng.random(x.shape, dtype=np.float32) >= self.p
-        self.scale = keep.astype(x.dtype) / np.asarray(1 - self.p, x.dtype)
+        self.scale = np.asarray(keep.astype(x.dtype) / np.asarray(1 - self.p, x.dtype), like=x)
         return x * self.scale
 
     def backward(self, gy):

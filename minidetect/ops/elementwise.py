@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from minidetect.autograd.tensor import Function, Tensor
+from minidetect.kernels.device import is_on_gpu
 
 Operand = Tensor | np.ndarray | float | int
 
@@ -27,9 +28,9 @@ def unbroadcast(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def pair(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
     """Both operands as tensors of one dtype: a plain number takes the dtype of its partner."""
     if not isinstance(a, Tensor):
-        a = Tensor(np.asarray(a, b.dtype if isinstance(b, Tensor) else None))
+        a = Tensor(a if is_on_gpu(a) else np.asarray(a, b.dtype if isinstance(b, Tensor) else None))
     if not isinstance(b, Tensor):
-        b = Tensor(np.asarray(b, a.dtype))
+        b = Tensor(b if is_on_gpu(b) else np.asarray(b, a.dtype))
     return a, b
 
 

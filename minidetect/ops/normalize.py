@@ -86,5 +86,5 @@ def batch_norm_fixed(
     x: Tensor, gamma: Tensor, beta: Tensor, mean: np.ndarray, var: np.ndarray, eps: float = 1e-5
 ) -> Tensor:
     """x (N, C, ...), gamma, beta, mean, var (C,) -> y like x, with mean and var as constants."""
-    mean, var = np.array(mean), np.array(var)  # copies: running averages may have moved on before the backward
+    mean, var = np.copy(mean), np.copy(var)  # copies: running averages may have moved on before the backward
     return BatchNormFixed(mean, var, eps)(x, gamma, beta)

@@ -20,8 +20,7 @@ class MaxPool2d(Function):
 
     def backward(self, gy):
         """Each output returns its gradient to the pixel that won; a pixel may win several windows."""
-        kernel, stride = self.settings[:2]
-        return (kernels.max_pool_backward(gy, self.argmax, self.x_shape, overlap=stride < kernel),)
+        return (kernels.max_pool_backward(gy, self.argmax, self.x_shape, *self.settings[:3]),)
 
 
 class AvgPool2d(Function):

@@ -29,7 +29,7 @@ class Reduction(Function):
 class Sum(Reduction):
     def forward(self, x):
         self.shape = x.shape
-        return np.asarray(x.sum(axis=self.axis, keepdims=self.keepdims))
+        return np.asarray(x.sum(axis=self.axis, keepdims=self.keepdims), like=x)
 
     def backward(self, gy):
         return (np.broadcast_to(restore_axes(gy, self.shape, self.axis, self.keepdims), self.shape),)
@@ -54,7 +54,7 @@ class Max(Reduction):
         y = x.max(axis=self.axis, keepdims=True)
         winners = x == y
         self.share = winners / winners.sum(axis=self.axis, keepdims=True).astype(x.dtype)
-        return np.asarray(y if self.keepdims else x.max(axis=self.axis))
+        return np.asarray(y if self.keepdims else x.max(axis=self.axis), like=x)
 
     def backward(self, gy):
         return (restore_axes(gy, self.share.shape, self.axis, self.keepdims) * self.share,)

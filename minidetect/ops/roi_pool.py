@@ -16,6 +16,7 @@ class RoIPool(Function):
 
     def forward(self, x):
         check_roi_pool(x.shape, self.rois, *self.settings[:2])
+        self.rois = np.asarray(self.rois, like=x)  # copied to the GPU once, for both ways
         y, self.argmax = roi_pool_forward(x, self.rois, *self.settings)
         self.x_shape = x.shape
         return y

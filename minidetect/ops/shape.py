@@ -42,10 +42,10 @@ class GetItem(Function):
 
     def forward(self, x):
         self.shape = x.shape
-        return np.asarray(x[self.index])
+        return np.asarray(x[self.index], like=x)
 
     def backward(self, gy):
-        gx = np.zeros(self.shape, gy.dtype)
+        gx = np.zeros_like(gy, shape=self.shape)
         np.add.at(gx, self.index, gy)
         return (gx,)
 

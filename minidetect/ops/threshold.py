@@ -14,6 +14,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidetect.autograd.tensor import Function, Tensor
+from minidetect.kernels.device import to_numpy
 
 
 class TakeRows(Function):
@@ -28,7 +29,7 @@ class TakeRows(Function):
         return x[self.rows]
 
     def backward(self, gy):
-        gx = np.zeros(self.shape, gy.dtype)
+        gx = np.zeros_like(gy, shape=self.shape)
         if np.all(np.diff(self.rows) > 0):
             gx[self.rows] = gy
         else:
@@ -72,7 +73,7 @@ def top_k_control(scores: np.ndarray | Tensor, k: int) -> np.ndarray:
 
 
 def score_values(scores: np.ndarray | Tensor) -> np.ndarray:
-    values = scores.data if isinstance(scores, Tensor) else np.asarray(scores)
+    values = to_numpy(scores.data if isinstance(scores, Tensor) else scores)  # a choice is the processor's
     if values.ndim != 1:
         raise ValueError(f"scores must be (N,), one a sample, got shape {values.shape}")
     return values

@@ -1,0 +1,79 @@
+"""What the CUDA kernels over maps have in common: how the threads are dealt out, and the last step of a channel's sum.
+
+N: samples, C: channels, P: positions (all axes after the channel, flattened); a plane is the P values of one sample
+and channel.
+
+Threads are dealt out in two dimensions, x along the positions and y along the planes. Neighbouring threads then read
+neighbouring numbers, which the memory delivers together, and a thread asks once a plane which channel it is in, instead
+of dividing its place by P and by C for every number. A block is as wide as a plane (a power of two, 256 at most) and
+as high as its 256 threads allow: 1 x 256 for a fully connected layer, 64 x 4 for a map of 7x7, 256 x 1 from 129 on.
+
+A sum over a channel: 64 channels of 16x320x320 values each would keep 64 blocks busy, and a GPU runs a thousand at
+once. So each block adds up a share of 4096 values at most and writes one number; `fold_sums` adds those. Atomic
+additions would need no second launch, but their order changes from run to run, and a float's sum with it.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from minidetect.kernels.device import DeviceArray
+from minidetect.kernels.gpu import MOST_BLOCKS, SIMULATED, THREADS, cuda
+
+VALUES = 8 if SIMULATED else 4096  # of a block's share: few enough to be still in the cache when read again
+MOST_IN_Y = 65535  # blocks that a grid may have along y, and along z
+
+
+def block_shape(width: int) -> tuple[int, int]:
+    """Threads of a block for rows of `width` numbers: so many along a row, and so many rows."""
+    across = min(THREADS, 1 << max(width - 1, 0).bit_length())
+    return across, THREADS // across
+
+
+def grid_2d(rows: int, columns: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    """Grid and block for a kernel over (rows, columns): `column, row = cuda.grid(2)` is where a thread begins.
+
+    It goes on in steps of cuda.gridsize(2): 4 columns and more a thread, for a thread is not started for nothing.
+    """
+    across, down = block_shape(columns)
+    blocks_x = min(-(-columns // (4 * across)), MOST_BLOCKS)
+    return (blocks_x, min(-(-rows // down), max(1, MOST_BLOCKS // blocks_x))), (across, down)
+
+
+def shares(shape: tuple[int, int, int]) -> tuple[tuple[tuple, tuple], int, int]:
+    """How blocks share (N, C, P): (grid, block), and how many samples and positions one block takes.
+
+    The grid is (C, parts of the positions, parts of the samples).
+    """
+    samples, channels, positions = shape
+    parts = min(-(-positions // VALUES), MOST_IN_Y)
+    wide = -(-positions // parts)
+    deep = max(VALUES // wide, 1, -(-samples // MOST_IN_Y))
+    return ((channels, -(-positions // wide), -(-samples // deep)), block_shape(wide)), deep, wide
+
+
+def as_planes(x: DeviceArray) -> DeviceArray:
+    """(N, C, ...) -> (N, C, P)."""
+    return x.reshape(*x.shape[:2], math.prod(x.shape[2:]))
+
+
+@cuda.jit
+def fold_sums(parts, sums):
+    """parts (C, K), float64 -> sums (C,): one block a channel, in a fixed order."""
+    room = cuda.shared.array(THREADS, np.float64)
+    c, t = cuda.blockIdx.x, cuda.threadIdx.x
+    total = 0.0
+    for k in range(t, parts.shape[1], THREADS):
+        total += parts[c, k]
+    room[t] = total
+    cuda.syncthreads()
+    half = THREADS // 2
+    while half > 0:
+        if t < half:
+            room[t] += room[t + half]
+        cuda.syncthreads()
+        half //= 2
+    if t == 0:
+        sums[c] = room[0]

@@ -1,0 +1,159 @@
+"""Sums of products on the GPU: the tile that convolution, its input gradient and the matrix product have in common.
+
+    y[n, o, i, j] = sum over c, u, v of w[o, c, u, v] * x[n, c, i*S + dy[u], j*S + dx[v]]
+
+is conv_tile.py's sum, and a product of two matrices: `rows` are the filters o, `columns` the positions (n, i, j) of all
+images, and both are added up over the depth (u, v, c). The right matrix, im2col's, is never written down: a thread
+knows where its numbers stand in x. A 1x1 convolution is a plain product, and a plain product a @ b is a 1x1 convolution
+of an image of one row that has b's rows as channels.
+
+How the work is dealt out. A block of threads computes a tile of y, ROWS x COLUMNS. Step by step it brings DEPTH columns
+of w's and DEPTH rows of x's part into shared memory, where all of its threads can read them, and each thread adds to
+the sums of (ROWS / DOWN) x (COLUMNS / ACROSS) outputs of its own, kept in registers: 16 numbers read, 64 products
+added. Without the tile each product would take two numbers from memory.
+
+Each output belongs to one thread, which adds in one order: the result is the same in every run.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import numpy as np
+from numba import from_dtype
+
+from minidetect.kernels.device import DeviceArray, empty
+from minidetect.kernels.gpu import SIMULATED, cuda
+
+DOWN, ACROSS = (2, 2) if SIMULATED else (8, 16)  # threads of a block
+THREADS = DOWN * ACROSS
+COLUMNS = THREADS  # of a tile: each thread fetches the numbers of one
+DEPTH = 3 if SIMULATED else 8
+
+
+def tile_rows(rows: int) -> int:
+    """How many rows a tile should have: 64, or fewer where there are not so many."""
+    return next(n for n in (2 * DOWN, 4 * DOWN, 8 * DOWN) if n >= rows or n == 8 * DOWN)
+
+
+@functools.cache
+def convolution_kernel(rows: int, dtype: np.dtype) -> Any:
+    """The kernel for tiles of `rows` rows.
+
+    x (N*C*H*W,), w (K*O,): depth by depth, in the order u, v, c; sizes: N, C, H, W, O, and PH, PW, the positions.
+    first: of the rows, of the columns; step: S; dys (KH,), dxs (KW,). after: see `finished`.
+    y: an image of target[0] x target[1] for each filter; position (i, j) goes to target[2] * (i, j) + target[3:].
+    """
+    kind, zero = from_dtype(dtype), dtype.type(0)
+    tall, wide = rows // DOWN, COLUMNS // ACROSS  # outputs of a thread
+    of_left, of_right, of_sums = (DEPTH, rows), (DEPTH, COLUMNS), (tall, wide)  # shapes, known to the compiler
+
+    @cuda.jit
+    def convolve(x, w, sizes, first, step, dys, dxs, bias, slope, residual, last_slope, after, target, y):
+        left = cuda.shared.array(of_left, kind)  # the simulator takes two on one line for the same
+        right = cuda.shared.array(of_right, kind)
+        sums = cuda.local.array(of_sums, kind)
+        images, channels, height, width, filters, out_h, out_w = sizes
+        positions = out_h * out_w
+        t = cuda.threadIdx.x
+        down, across = t // ACROSS, t % ACROSS
+        row0, column0 = cuda.blockIdx.y * rows, cuda.blockIdx.x * COLUMNS
+        for a in range(tall):
+            for b in range(wide):
+                sums[a, b] = zero
+        n = (column0 + t) // positions  # the position whose pixels this thread fetches
+        p = (column0 + t) % positions
+        top, start = p // out_w * step + first[0], p % out_w * step + first[1]
+        c, u, v = 0, 0, 0
+        for k0 in range(0, channels * dys.size * dxs.size, DEPTH):
+            for k in range(DEPTH):
+                right[k, t] = zero
+                if n < images and u < dys.size:
+                    yy, xx = top + dys[u], start + dxs[v]
+                    if yy >= 0 and yy < height and xx >= 0 and xx < width:
+                        right[k, t] = x[((n * channels + c) * height + yy) * width + xx]
+                c += 1
+                if c == channels:
+                    c = 0
+                    v += 1
+                    if v == dxs.size:
+                        v = 0
+                        u += 1
+            for s in range(t, DEPTH * rows, THREADS):
+                k, r = s // rows, s % rows
+                at = (k0 + k) * filters + row0 + r
+                left[k, r] = w[at] if row0 + r < filters and at < w.size else zero
+            cuda.syncthreads()
+            for k in range(DEPTH):
+                for a in range(tall):
+                    for b in range(wide):
+                        sums[a, b] += left[k, down + a * DOWN] * right[k, across + b * ACROSS]
+            cuda.syncthreads()  # before the next step writes over them
+        for b in range(wide):
+            column = column0 + across + b * ACROSS
+            n, p = column // positions, column % positions
+            i, j = p // out_w * target[2] + target[3], p % out_w * target[2] + target[4]
+            for a in range(tall):
+                o = row0 + down + a * DOWN
+                if n < images and o < filters:
+                    at = ((n * filters + o) * target[0] + i) * target[1] + j
+                    y[at] = finished(sums[a, b], o, at, bias, slope, residual, last_slope, after)
+
+    return convolve
+
+
+@cuda.jit(device=True)
+def finished(value, o, at, bias, slope, residual, last_slope, after):
+    """act(act(sum + bias) + residual), as conv_fast.Weights; after: which of the four there are, bias first."""
+    if after[0]:
+        value += bias[o]
+    if after[1] and not value > 0:
+        value *= slope[o]
+    if after[2]:
+        value += residual[at]
+        if after[3] and not value > 0:
+            value *= last_slope[o]
+    return value
+
+
+def convolve(
+    x: DeviceArray, w: DeviceArray, first: tuple[int, int], step: int, dys: DeviceArray, dxs: DeviceArray,
+    size: tuple[int, int], y: DeviceArray, spread: tuple[int, int, int] = (1, 0, 0), bias: DeviceArray | None = None,
+    slope: DeviceArray | None = None, residual: DeviceArray | None = None, last_slope: DeviceArray | None = None,
+) -> None:
+    """x (N, C, H, W), w (KH, KW, C, O) -> y (N, O, ...), of which size (PH, PW) positions are written.
+
+    first, step, dys, dxs: as in conv_tile.Taps, KH and KW of them. spread: (S', a, b), position (i, j) is written to
+    (S' * i + a, S' * j + b) of y. What follows the sum is conv_fast.Weights.convolve's.
+    """
+    filters, (images, channels, height, width) = w.shape[3], x.shape
+    rows = tile_rows(filters)
+    blocks = -(-(images * size[0] * size[1]) // COLUMNS), -(-filters // rows)
+    after = bias, slope, residual, last_slope
+    parts = [w.flat if part is None else part.flat for part in after]  # a kernel's argument can't be None
+    convolution_kernel(rows, x.dtype)[blocks, THREADS](
+        x.flat, w.flat, (images, channels, height, width, filters, *size), first, step, dys.flat, dxs.flat,
+        *parts, tuple(part is not None for part in after), (*y.shape[2:], *spread), y.flat,
+    )  # fmt: skip
+
+
+@functools.cache
+def single_tap() -> DeviceArray:
+    """The taps of a 1x1 kernel along an axis: one, at 0."""
+    from minidetect.kernels.device import zeros
+
+    return zeros(1, np.int64)
+
+
+def product(a: DeviceArray, b: DeviceArray, out: DeviceArray | None = None) -> DeviceArray:
+    """a (M, K) @ b (K, N) -> (M, N)."""
+    (m, depth), n = a.shape, b.shape[1]
+    y = empty((m, n), a.dtype) if out is None else out
+    if y.size and depth == 0:
+        y[...] = 0
+    elif y.size:
+        w = a.T.reshape(1, 1, depth, m)  # (M, K) -> (K, M) -> (1, 1, K, M)
+        image, result = b.reshape(1, depth, 1, n), y.reshape(1, m, 1, n)
+        convolve(image, w, (0, 0), 1, single_tap(), single_tap(), (1, n), result)
+    return y
