@@ -17,6 +17,7 @@ import numpy as np
 from minidetect.api_objects import SETTINGS, ObjectDetector, build_objects
 from minidetect.data.images import ImageSource, check_is_list, load_image
 from minidetect.detection.structures import Detections
+from minidetect.kernels.device import check_device
 from minidetect.models.anchor_detector import AnchorDetector
 from minidetect.models.cascade import Cascade
 from minidetect.models.cascade_pipeline import Pipeline
@@ -44,14 +45,16 @@ class Detector:
     """A trained face detector that takes images in any usual form.
 
     model: the network and its test pipeline; pipeline: the same fused for speed, from the weights that the model
-    had then; name: what it was loaded from; training: how it was made. thorough: see `load`.
+    had then; name: what it was loaded from; training: how it was made. thorough, device: see `load`.
     """
 
     classes = ("face",)
 
-    def __init__(self, model: FaceModel, name: str, training: Mapping, thorough: bool = False) -> None:
-        self.model = model
-        self.pipeline = thorough_form(model.fuse()) if thorough else model.fuse()
+    def __init__(
+        self, model: FaceModel, name: str, training: Mapping, thorough: bool = False, device: str = "cpu"
+    ) -> None:
+        fused = on_device(model.fuse(), name, device)
+        self.model, self.pipeline = model, thorough_form(fused) if thorough else fused
         self.name, self.training = name, training
 
     def detect(
@@ -88,7 +91,9 @@ def shipped_models() -> list[ShippedModel]:
     ]
 
 
-def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Detector | ObjectDetector:
+def load(
+    name_or_path: str | Path = "facecraft", thorough: bool = False, device: str = "cpu"
+) -> Detector | ObjectDetector:
     """A detector by the name of a model that ships, or from a weights file of one's own training.
 
     "mtcnn:FOLDER" is MTCNN with the weights that facenet-pytorch publishes (models/mtcnn.py), "extd:FILE" is EXTD with
@@ -97,12 +102,13 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
     thorough: only for faces, and not for MTCNN; takes longer and finds more faces. A cascade looks at more boxes
         (README, "Default or thorough"), EXTD at several scales and the mirror image (models/single_shot_scales.py),
         a LayoutDetector at eight sizes (models/layout_pyramid.py).
+    device: "cpu", or "cuda" for the network of an EXTD or a LayoutDetector on a GPU (kernels/device.py).
     Raises FileNotFoundError that lists the names, or ValueError for a file that holds no such weights, or for
-    `thorough` with a model of objects.
+    `thorough` or "cuda" with a model that has no such form; NoGPUError, an OSError, where there is no GPU to use.
     """
     published = read_published(str(name_or_path))
     if published is not None:
-        return Detector(published, str(name_or_path), {}, thorough)
+        return Detector(published, str(name_or_path), {}, thorough, device)
     shipped = {file.stem: file for file in sorted(WEIGHTS.glob("*.npz"))}
     path = shipped.get(str(name_or_path), Path(name_or_path))
     if not path.is_file():
@@ -113,10 +119,19 @@ def load(name_or_path: str | Path = "facecraft", thorough: bool = False) -> Dete
     if isinstance(built, ObjectDetector):
         if thorough:
             raise ValueError(f"{path}: knows {', '.join(built.classes)}; thorough (--thorough) is for models of faces")
+        on_device(None, str(name_or_path), device)
         built.model.load_state_dict(arrays, str(path))
         return built
     built.load_state_dict(arrays, str(path))
-    return Detector(built, str(name_or_path), meta.get("training", {}), thorough)
+    return Detector(built, str(name_or_path), meta.get("training", {}), thorough, device)
+
+
+def on_device(fused: FaceModel | None, name: str, device: str) -> FaceModel | None:
+    """What detects, brought to a device; ValueError where it only knows the processor."""
+    check_device(device)
+    if device == "cuda" and not isinstance(fused, AnchorDetector):
+        raise ValueError(f"{name}: detects on the processor alone; device cuda is for EXTD and layout detectors")
+    return fused.to(device) if device == "cuda" else fused
 
 
 def thorough_form(fused: FaceModel) -> Pipeline | ManyLooks | PyramidLooks:

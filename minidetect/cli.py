@@ -103,7 +103,7 @@ def detect(arguments: argparse.Namespace) -> int:
     pictures = drawing_files(arguments.images, arguments.draw)
     note = CompileNote(DETECTION_KERNELS)
     with note:
-        detector = load(arguments.model, arguments.thorough)
+        detector = load(arguments.model, arguments.thorough, arguments.device)
     names = detector.classes
     if isinstance(detector, ObjectDetector):
         refuse(arguments, ["min_face", "stages"], f"for models of faces; {arguments.model} knows {', '.join(names)}")

@@ -28,6 +28,7 @@ LAYOUTS = ("rpn", "fpn", "fpn-finest-stride", "fpn-finest", "ssd", "retinaface")
 SAMPLERS = ("random", "ohem", "wrs", "focal", "focal*", "gs", "gs+ohem", "gs+wrs", "gs+focal*")
 HEADS = ("shared", "dilated", "context", "own")
 BOX_LOSSES = ("least-squares", "neg-log", "smooth-l1")
+DEVICE = "where the network of an EXTD or a layout detector is computed: cuda is a GPU (default: cpu)"
 MODEL_HELP = "one that ships (see `minidetect models`), a weights file, mtcnn:DIR or extd:FILE (default: facecraft)"
 
 
@@ -47,6 +48,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--min-face", type=face_size, metavar="PX", help="of faces: the smallest (default: 24, or 8)")
     p.add_argument("--thorough", action="store_true", help=THOROUGH)
     p.add_argument("--threshold", type=probability, metavar="T", help="score a detection must exceed, 0 to 1")
+    p.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help=DEVICE)
     p.add_argument("--json", type=Path, metavar="FILE", help="write the detections there")
     p.add_argument(
         "--draw", type=Path, metavar="DIR",

@@ -47,9 +47,9 @@ def test_requirements_and_extras(setup):
     """NumPy and Numba compute; Pillow, matplotlib and tqdm are for files, plots and progress: nothing else."""
     assert names(setup["options"]["install_requires"]) == {"numpy", "numba", "pillow", "matplotlib", "tqdm"}
     extras = setup["options.extras_require"]
-    assert set(extras) == {"test", "peers", "mobilenet", "wider", "cuda", "lessons"}
+    assert set(extras) == {"test", "peers", "mobilenet", "wider", "cuda", "cuda13", "lessons"}
     assert {"pytest", "hypothesis", "ruff"} <= names(extras["test"])
-    assert {"torch"} <= names(extras["peers"]) and {"numba-cuda"} <= names(extras["cuda"])
+    assert {"torch"} <= names(extras["peers"]) and {"numba-cuda"} <= names(extras["cuda"]) & names(extras["cuda13"])
     assert names(extras["mobilenet"]) == {"h5py"} and names(extras["wider"]) == {"scipy"}
 
 

@@ -6,7 +6,7 @@ these files until an array on the GPU asks for them (device.py).
 
 Three things can stand behind `cuda` here, under one name:
 
-    numba-cuda       NVIDIA's package, for CUDA 12 and 13: pip install "numba-cuda[cu12]" or "numba-cuda[cu13]"
+    numba-cuda       NVIDIA's package, for CUDA 12 and 13: this package's extras cuda and cuda13
     numba.cuda       what Numba itself still brings along, deprecated
     the simulator    with NUMBA_ENABLE_CUDASIM=1 set before Numba is imported: Python plays the GPU's threads, one
                      after the other. For tests and lessons without a GPU; it knows no types, and no speed.
@@ -38,17 +38,21 @@ THREADS = 4 if SIMULATED else 256  # of a block that walks over a list of things
 MOST_BLOCKS = 2 if SIMULATED else 4096  # enough to fill any GPU of today several times over
 
 
+class NoGPUError(OSError, RuntimeError):
+    """There is no GPU that could be used: a device is missing (OSError), whatever the arguments were."""
+
+
 @functools.cache
 def require_gpu() -> None:
-    """Raise RuntimeError that says what is missing, unless kernels can be run."""
+    """Raise NoGPUError that says what is missing, unless kernels can be run."""
     if SIMULATED or cuda.is_available():
         return
     try:
         cuda.detect()
         reason = "Numba finds no usable device"
     except Exception as error:  # of the driver, of the toolkit: each has its own kind
-        reason = " ".join(str(error).split()) or type(error).__name__
-    raise RuntimeError(
+        reason = " ".join(str(error).split()).rstrip(" :.") or type(error).__name__
+    raise NoGPUError(
         f"no GPU can be used here: {reason}. It takes an NVIDIA driver, and Numba's CUDA package with its compiler: "
         'pip install "numba-cuda[cu12]" (or "numba-cuda[cu13]" for a driver of CUDA 13). Without a GPU everything else '
         "works, and NUMBA_ENABLE_CUDASIM=1, set before Python starts, runs the kernels in Numba's slow simulator"
@@ -59,7 +63,7 @@ def is_available() -> bool:
     """Whether kernels can be run, on a GPU or in the simulator."""
     try:
         require_gpu()
-    except RuntimeError:
+    except NoGPUError:
         return False
     return True
 

@@ -23,7 +23,6 @@ from numba import cuda, from_dtype, types
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 COMPUTE = (8, 0)  # A100 and newer
-SPILLED = "bytes spill stores"
 
 
 class Pretended(np.ndarray):
@@ -123,26 +122,33 @@ def go_through_everything() -> None:
         optimiser.step()
 
 
+def resources(ptx: str, ptxas: str) -> tuple[int, int] | None:
+    """Registers of a thread, and bytes of registers that did not fit; None if ptxas is too old for this PTX."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        command = [ptxas, "-v", f"-arch=sm_{COMPUTE[0]}{COMPUTE[1]}", file.name, "-o", "/dev/null"]
+        done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        return None
+    registers = done.stderr.partition("Used ")[2].partition(" registers")[0]
+    return int(registers), int(done.stderr.partition(" bytes spill stores")[0].split()[-1])
+
+
 def report() -> int:
     """A line for each kernel; how many have registers that spill."""
-    ptxas = shutil.which("ptxas") or next((str(p) for p in Path(sys.prefix).rglob("nvidia/cuda_nvcc/bin/ptxas")), None)
-    spilling = 0
+    ours = next((str(path) for path in Path(sys.prefix).rglob("nvidia/cuda_nvcc/bin/ptxas")), None)
+    ptxas, known, spilling = ours or shutil.which("ptxas"), 0, 0
     by_name = sorted(compiled.items(), key=lambda item: (item[0][0].__module__, item[0][0].__name__))
     for (kernel, signature), ptx in by_name:
-        facts = ""
-        if ptxas:
-            with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-                file.write(ptx)
-                file.flush()
-                command = [ptxas, "-v", f"-arch=sm_{COMPUTE[0]}{COMPUTE[1]}", file.name, "-o", "/dev/null"]
-                said = subprocess.run(command, capture_output=True, text=True, check=True).stderr
-            registers = said.partition("Used ")[2].partition(" registers")[0]
-            spilled = int(said.partition(SPILLED)[0].split()[-1])
-            spilling += spilled > 0
-            facts = f"{registers:>4} registers, {spilled:>3} bytes spilled, {ptx.count('.f64')} instructions in float64"
+        taken = resources(ptx, ptxas) if ptxas else None
+        facts = "" if taken is None else f"{taken[0]:>4} registers, {taken[1]:>3} bytes spilled, "
+        known += taken is not None
+        spilling += taken is not None and taken[1] > 0
         precision = "float64" if "float64" in str(signature[:1]) else "float32" if "float32" in str(signature) else ""
-        print(f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__:<22} {precision:<8} {facts}")
-    print(f"{len(compiled)} kernels compiled, {cuda.implementation} target")
+        name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}"
+        print(f"{name:<42} {precision:<8} {facts}{ptx.count('.f64')} instructions in float64")
+    print(f"{len(compiled)} kernels compiled, {cuda.implementation} target; registers spill in {spilling} of {known}")
     return spilling
 
 

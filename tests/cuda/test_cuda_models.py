@@ -7,8 +7,10 @@ import copy
 import numpy as np
 import pytest
 
+from minidetect.api import Detector, load
 from minidetect.autograd.tensor import Tensor, no_grad
 from minidetect.detection.structures import make_target
+from minidetect.kernels import gpu
 from minidetect.kernels.device import count_copies, is_on_gpu, to_numpy
 from minidetect.models.extd import EXTD
 from minidetect.models.facecraft import JointCascade
@@ -133,3 +135,18 @@ def test_a_fused_copy_detects_there(rng):
     np.testing.assert_allclose(found.scores, expected.scores, 1e-3, 1e-4)
     with no_grad(), pytest.raises(ValueError, match="EXTD is on the GPU: fuse it before"):
         fuse(model.to("cuda"))
+
+
+in_a_minute = pytest.mark.skipif(gpu.SIMULATED, reason="the simulator takes a minute for several scales")
+
+
+@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=in_a_minute)])
+def test_a_detector_for_people(thorough, rng):
+    model, _, _ = extd(rng)
+    model.train(False)
+    image = rng.integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    expected = Detector(model, "mine", {}, thorough).detect([image], threshold=0.0)[0]
+    found = Detector(model, "mine", {}, thorough, "cuda").detect([image], threshold=0.0)[0]
+    np.testing.assert_allclose(found.boxes, expected.boxes, 1e-3, 1e-2)
+    with pytest.raises(ValueError, match="facecraft: detects on the processor alone"):
+        load("facecraft", device="cuda")
