@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from minidetect.kernels.device import DeviceArray, is_on_gpu, to_numpy
+from minidetect.kernels.device import DeviceArray, is_on_gpu, to_device, to_numpy
 
 # Each thread has its own value of a ContextVar: one that only detects does not switch off another's training.
 _grad_enabled = ContextVar("grad_enabled", default=True)
@@ -40,7 +40,7 @@ class Tensor:
     """
 
     __slots__ = ("data", "grad", "requires_grad", "creator", "name")
-    __array_priority__ = 100  # `array * tensor` calls Tensor.__rmul__, not NumPy's loop over elements
+    __array_ufunc__ = None  # `array * tensor` calls Tensor.__rmul__, not NumPy's loop over elements
 
     def __init__(self, data: Any, requires_grad: bool = False, name: str = "") -> None:
         if isinstance(data, Tensor):
@@ -124,7 +124,7 @@ class Tensor:
                 continue
             function = tensor.creator
             if function is None or retain_all:
-                g = gy if is_on_gpu(tensor.data) else to_numpy(gy)  # a leaf's gradient is where the leaf is
+                g = to_device(gy) if is_on_gpu(tensor.data) else to_numpy(gy)  # where the leaf is
                 tensor.grad = g.copy() if tensor.grad is None else tensor.grad + g
             if function is None:
                 continue

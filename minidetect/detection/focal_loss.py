@@ -32,7 +32,8 @@ class FocalLoss(Function):
         self.balance = np.where(self.labels == 1, self.alpha, 1 - self.alpha).astype(logits.dtype)
         self.miss = -np.expm1(-self.loss)  # 1 - p
         total = (self.balance * self.miss**self.gamma * self.loss).sum() / self.normaliser
-        return np.asarray(total, logits.dtype)
+        self.like = logits[:0]  # where the gradient belongs
+        return np.asarray(total, logits.dtype, like=logits)
 
     def backward(self, gy):
         """With z the right class's logit minus the other's, dp/dz = p (1 - p), and
@@ -43,10 +44,9 @@ class FocalLoss(Function):
         """
         right = 1 - self.miss
         slope = -self.balance * self.miss**self.gamma * (self.miss + self.gamma * right * self.loss)
-        slope = slope * (gy / self.normaliser).astype(slope.dtype)
         gx = np.stack([-slope, -slope], axis=1)
         gx[np.arange(len(slope)), self.labels] = slope
-        return (gx,)
+        return (np.asarray(gx, like=self.like) * (gy / self.normaliser).astype(gx.dtype),)
 
 
 def focal_weights(

@@ -20,7 +20,7 @@ from numba import from_dtype
 from minidetect.kernels.conv import channel_groups, output_size
 from minidetect.kernels.conv_tile import Taps, forward_taps, input_gradient_taps
 from minidetect.kernels.depthwise_cuda import depthwise_backward, depthwise_forward
-from minidetect.kernels.device import DeviceArray, empty, to_device, zeros
+from minidetect.kernels.device import DeviceArray, empty, empty_or, to_device, zeros
 from minidetect.kernels.gpu import SIMULATED, cuda
 from minidetect.kernels.products_cuda import ACROSS, COLUMNS, DEPTH, DOWN, THREADS, convolve, tile_rows
 
@@ -65,10 +65,15 @@ def input_gradient(
                 gx[:, :, a::stride, b::stride] = 0
                 continue
             g = taps.geometry
-            turned = w if stride == 1 else w[:, :, taps.u][:, :, :, taps.v]
+            turned = w if stride == 1 else w[:, :, steps(taps.u), steps(taps.v)]
             turned = turned.transpose(2, 3, 0, 1)  # (O, C, KH, KW) -> (KH, KW, O, C): O is the depth
             size, spread = (g.out_h, g.out_w), (stride, a, b)
             convolve(gy, turned, (g.first_y, g.first_x), g.step, *on_gpu(taps), size, gx, spread)
+
+
+def steps(taps: np.ndarray) -> slice:
+    """The taps of one remainder, which are evenly spaced, as a slice."""
+    return slice(int(taps[0]), int(taps[-1]) + 1, int(taps[1] - taps[0]) if len(taps) > 1 else 1)
 
 
 # ------------------------------------------------------------------------------------------------- weight gradient
@@ -173,7 +178,7 @@ def conv2d_forward(
     num_out, group_channels, kernel_h, kernel_w = w.shape
     out_h = output_size(x.shape[2], kernel_h, stride, padding, dilation)
     out_w = output_size(x.shape[3], kernel_w, stride, padding, dilation)
-    y = empty((len(x), num_out, out_h, out_w), x.dtype) if out is None else out
+    y = empty_or(out, (len(x), num_out, out_h, out_w), x.dtype)
     after = {"slope": slope, "residual": residual, "activate_last": activate_last}
     if y.size == 0:
         return y

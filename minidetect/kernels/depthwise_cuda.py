@@ -17,7 +17,7 @@ import numpy as np
 from numba import from_dtype
 
 from minidetect.kernels.conv import output_size
-from minidetect.kernels.device import DeviceArray, empty, zeros
+from minidetect.kernels.device import DeviceArray, empty, empty_or, zeros
 from minidetect.kernels.gpu import SIMULATED, cuda, grid_for
 from minidetect.kernels.products_cuda import finished
 
@@ -133,11 +133,12 @@ def depthwise_forward(
     slope: DeviceArray | None = None, residual: DeviceArray | None = None, activate_last: bool = False,
     out: DeviceArray | None = None,
 ) -> DeviceArray:
-    """As depthwise.depthwise_forward, but for slopes of all channels."""
+    """As depthwise.depthwise_forward."""
     size = (output_size(n, k, stride, padding, dilation) for n, k in zip(x.shape[2:], w.shape[2:], strict=True))
-    y = empty((*x.shape[:2], *size), x.dtype) if out is None else out
+    y = empty_or(out, (*x.shape[:2], *size), x.dtype)
     if y.size == 0:
         return y
+    slope = None if slope is None else np.broadcast_to(slope, x.shape[1:2])
     later = activate_last and residual is not None
     parts = b, None if later else slope, residual, slope if later else None
     forward_kernel(*w.shape[2:], x.dtype)[grid_for(y.size)](

@@ -31,6 +31,7 @@ import numpy as np
 from numpy.lib.mixins import NDArrayOperatorsMixin
 
 DEVICES = ("cpu", "cuda")
+MOST = 2**32 - 1  # numbers of an array: kernels take places apart in 32 bits
 TYPES = ("float32", "float64", "int32", "int64", "uint8", "uint64", "bool")
 
 _offload = ContextVar("offload", default=False)
@@ -113,10 +114,29 @@ def on_either_device(function: Callable) -> Callable:
         is_resident = any(type(a) is DeviceArray for a in args) or any(type(a) is DeviceArray for a in kwargs.values())
         if not is_resident and not _offload.get():
             return function(*args, **kwargs)
-        twin = find_twin(function)
+        twin, out = find_twin(function), kwargs.pop("out", None)
         args = [brought(a) for a in args]
-        result = twin(*args, **{name: brought(a) for name, a in kwargs.items()})
-        return result if is_resident else fetched(result)
+        kwargs = {name: brought(a) for name, a in kwargs.items()}
+        if is_resident:
+            if isinstance(out, np.ndarray):
+                raise ValueError(f"{function.__name__}: out must be on the GPU, as the other arrays are")
+            return twin(*args, **kwargs) if out is None else twin(*args, **kwargs, out=out)
+        if out is None:
+            return fetched(twin(*args, **kwargs))
+        out[...] = fetched(twin(*args, **kwargs))
+        return out
+
+    return choose
+
+
+def where_it_lives(function: Callable) -> Callable:
+    """`on_either_device` for a function that changes its arrays: offloaded, it would change copies of them."""
+
+    @functools.wraps(function)
+    def choose(*args: Any) -> Any:
+        if not any(type(a) is DeviceArray for a in args):
+            return function(*args)
+        return find_twin(function)(*(brought(a) for a in args))
 
     return choose
 
@@ -152,9 +172,9 @@ def to_device(array: np.ndarray | DeviceArray) -> DeviceArray:
     if isinstance(array, DeviceArray):
         return array
     array = np.asarray(array)
-    result = empty(array.shape, array.dtype)
+    result = empty(array.shape, array.dtype.newbyteorder("="))
     if array.size:
-        result.flat.copy_to_device(np.ascontiguousarray(array).reshape(-1))
+        result.flat.copy_to_device(np.ascontiguousarray(array, result.dtype).reshape(-1))
     for count in _counts.get():
         count.to_gpu += 1
         count.to_gpu_bytes += array.nbytes
@@ -185,7 +205,18 @@ def empty(shape: tuple[int, ...] | int, dtype: Any) -> DeviceArray:
     dtype = np.dtype(dtype)
     if dtype.name not in TYPES:
         raise TypeError(f"an array on the GPU holds {', '.join(TYPES[:-1])} or {TYPES[-1]}, not {dtype}")
+    if math.prod(shape) > MOST:
+        raise ValueError(f"an array on the GPU holds {MOST:,} numbers at most, not {shape}")
     return DeviceArray(gpu().Memory(math.prod(shape), dtype), shape, dtype)
+
+
+def empty_or(out: DeviceArray | None, shape: tuple[int, ...], dtype: Any) -> DeviceArray:
+    """`out` if there is one, or else a new array. Raises ValueError unless `out` has the shape and the type."""
+    if out is None:
+        return empty(shape, dtype)
+    if out.shape != tuple(shape) or out.dtype != dtype:
+        raise ValueError(f"out must be a contiguous {np.dtype(dtype)} {tuple(shape)}, got {out.dtype} {out.shape}")
+    return out
 
 
 def zeros(shape: tuple[int, ...] | int, dtype: Any) -> DeviceArray:
@@ -273,21 +304,33 @@ class DeviceArray(NDArrayOperatorsMixin):
         """The same memory in another shape; one length may be -1 where the array is not empty."""
         shape = tuple(shape[0]) if len(shape) == 1 and not isinstance(shape[0], (int, np.integer)) else shape
         shape = tuple(int(n) for n in shape)
-        if -1 in shape and self.size:
-            rest = -math.prod(shape)
+        rest = math.prod(n for n in shape if n != -1)
+        if shape.count(-1) == 1 and rest > 0:
             shape = tuple(self.size // rest if n == -1 else n for n in shape)
-        if math.prod(shape) != self.size or -1 in shape:
+        if math.prod(shape) != self.size or min(shape, default=0) < 0:
             raise ValueError(f"an array of shape {self.shape} has no shape {shape}")
         return DeviceArray(self.memory, shape, self.dtype)
 
     def transpose(self, *axes: Any) -> DeviceArray:
         """A copy with its axes in another order, reversed where none is given."""
         axes = axes[0] if len(axes) == 1 and not isinstance(axes[0], (int, np.integer)) else axes
-        order = tuple(range(self.ndim))[::-1] if not axes else tuple(int(a) % self.ndim for a in axes)
+        order = tuple(range(self.ndim))[::-1] if not axes else tuple(int(a) for a in axes)
+        order = tuple(a + self.ndim if a < 0 else a for a in order)
+        if sorted(order) != list(range(self.ndim)):
+            raise ValueError(f"transpose: axes {tuple(axes)} are not those of an array of shape {self.shape}")
         return indexing().transpose(self, order)
 
     def copy(self) -> DeviceArray:
         return arithmetic().converted(self, self.dtype)
+
+    __copy__ = copy
+
+    def __deepcopy__(self, memo: dict) -> DeviceArray:
+        return self.copy()
+
+    def __reduce__(self) -> tuple:
+        """Pickled by way of the machine's memory."""
+        return to_device, (to_numpy(self),)
 
     def astype(self, dtype: Any, copy: bool = True) -> DeviceArray:
         dtype = np.dtype(dtype)
@@ -303,8 +346,8 @@ class DeviceArray(NDArrayOperatorsMixin):
         return arithmetic().reduced("sum", self, axis, keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
-        total = self.sum(axis, keepdims)
-        return total / (self.size / total.size)
+        axes = range(self.ndim) if axis is None else np.atleast_1d(axis)
+        return self.sum(axis, keepdims) / math.prod(self.shape[int(a)] for a in axes)
 
     def prod(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
         return arithmetic().reduced("prod", self, axis, keepdims)

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from minidetect.kernels.device import DeviceArray, empty, to_device, to_numpy
+from minidetect.kernels.device import DeviceArray, empty, to_device
 from minidetect.kernels.device_math import (
     Strides,
     as_device,
@@ -78,7 +78,8 @@ class Slice(NamedTuple):
 def as_slice(shape: tuple[int, ...], index: Any) -> Slice | None:
     """The part that an index of slices, whole numbers, None and `...` names; None for any other index."""
     index = index if isinstance(index, tuple) else (index,)
-    if not all(i is None or i is ... or isinstance(i, (slice, int, np.integer)) for i in index):
+    kinds = (slice, int, np.integer, type(None), type(...))
+    if not all(isinstance(i, kinds) and not isinstance(i, bool) for i in index):
         return None
     # NumPy itself says what the index means, by way of an array that has the strides but no numbers of its own.
     picture = np.lib.stride_tricks.as_strided(np.zeros(1, np.int8), shape, c_strides(shape))
@@ -90,9 +91,11 @@ def as_slice(shape: tuple[int, ...], index: Any) -> Slice | None:
 def as_rows(shape: tuple[int, ...], index: Any) -> tuple[np.ndarray, int, tuple[int, ...]]:
     """Any other index as rows of `width` numbers: (rows, width, shape of the part)."""
     if isinstance(index, DeviceArray):
-        index = to_numpy(index)
+        raise TypeError("an index is looked at by the processor: to_numpy(index)")
     if not isinstance(index, tuple):
         index = np.asarray(index)
+        if index.size and index.dtype.kind not in "iub":
+            raise IndexError(f"an index is of whole numbers or booleans, not of {index.dtype}")
         if index.ndim == 1 and shape:
             if index.dtype == bool and len(index) != shape[0]:
                 raise IndexError(f"{len(index)} booleans for the {shape[0]} rows of an array of shape {shape}")
@@ -151,6 +154,8 @@ def add_at(y: DeviceArray, index: Any, value: DeviceArray) -> None:
     part = as_slice(y.shape, index)
     if part is not None:  # no place twice
         return put(y, index, compute(np.add, get(y, index), value))
+    if y.dtype not in (np.float32, np.float64, np.int32, np.int64):
+        raise TypeError(f"np.add.at is not there for arrays of {y.dtype} on the GPU")
     rows, width, shape = as_rows(y.shape, index)
     value = broadcast_to(as_device(value, y.dtype), shape)
     if value.size:
@@ -178,8 +183,12 @@ def part_of(x: DeviceArray, shape: tuple[int, ...], strides: Strides) -> DeviceA
 
 
 def concatenate(arrays: Sequence[DeviceArray | np.ndarray], axis: int = 0) -> DeviceArray:
-    arrays = [as_device(x, None) for x in arrays]
-    axis %= arrays[0].ndim
+    arrays, shapes = [as_device(x) for x in arrays], [x.shape for x in arrays]
+    ndim = arrays[0].ndim
+    fits = -ndim <= axis < ndim and all(len(s) == ndim for s in shapes)
+    axis %= max(ndim, 1)
+    if not fits or len({s[:axis] + s[axis + 1 :] for s in shapes}) != 1:
+        raise ValueError(f"concatenate along axis {axis}: shapes {shapes} do not fit")
     shape = list(arrays[0].shape)
     shape[axis] = sum(x.shape[axis] for x in arrays)
     y = empty(tuple(shape), np.result_type(*(x.dtype for x in arrays)))
@@ -194,6 +203,8 @@ def concatenate(arrays: Sequence[DeviceArray | np.ndarray], axis: int = 0) -> De
 
 def split(x: DeviceArray, indices: Sequence[int], axis: int = 0) -> list[DeviceArray]:
     """np.split at given places."""
+    if isinstance(indices, int):
+        raise TypeError("np.split of an array on the GPU takes the places to split at, not a number of parts")
     ends = [*(int(i) for i in indices), x.shape[axis]]
     before = (slice(None),) * (axis % x.ndim)
     return [get(x, (*before, slice(first, last))) for first, last in zip([0, *ends[:-1]], ends, strict=True)]

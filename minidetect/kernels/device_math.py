@@ -43,7 +43,6 @@ UNARY = {
     np.isfinite: lambda x: x - x == 0,
     np.isnan: lambda x: x != x,
     np.logical_not: lambda x: not x,
-    np.invert: lambda x: not x,
 }
 BINARY = {
     np.add: lambda a, b: a + b,
@@ -61,9 +60,8 @@ BINARY = {
     np.not_equal: lambda a, b: a != b,
     np.logical_and: lambda a, b: bool(a) and bool(b),
     np.logical_or: lambda a, b: bool(a) or bool(b),
-    np.bitwise_and: lambda a, b: bool(a) and bool(b),
-    np.bitwise_or: lambda a, b: bool(a) or bool(b),
 }
+OF_TRUTH = {np.invert: np.logical_not, np.bitwise_and: np.logical_and, np.bitwise_or: np.logical_or}  # ~, &, | of bool
 
 
 # ------------------------------------------------------------------------------------------------ element by element
@@ -164,6 +162,8 @@ def apply_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict) -> An
         from minidetect.kernels.device_index import add_at
 
         return add_at(*inputs)
+    if all(getattr(x, "dtype", None) == np.bool_ for x in inputs):
+        ufunc = OF_TRUTH.get(ufunc, ufunc)
     if method != "__call__" or kwargs or ufunc not in UNARY and ufunc not in BINARY:
         name = ufunc.__name__ if method == "__call__" else f"{ufunc.__name__}.{method}"
         raise TypeError(f"np.{name} is not there for arrays on the GPU{', with ' + str(kwargs) if kwargs else ''}")
@@ -172,6 +172,9 @@ def apply_ufunc(ufunc: np.ufunc, method: str, inputs: tuple, kwargs: dict) -> An
 
 def compute(ufunc: np.ufunc, *inputs: Any, out: DeviceArray | None = None) -> DeviceArray:
     """A ufunc of one or two inputs: arrays on the GPU, NumPy's (copied over), or numbers (passed with the launch)."""
+    for x in inputs:
+        if not isinstance(x, (DeviceArray, np.ndarray, np.generic, int, float)):
+            raise TypeError(f"np.{ufunc.__name__} of an array on the GPU and {x!r}: take an array or a number")
     operands = [to_device(x) if isinstance(x, np.ndarray) and x.ndim else x for x in inputs]
     kinds = [x.dtype if hasattr(x, "dtype") else type(x) for x in operands]  # a Python number takes what it meets
     dtypes = ufunc.resolve_dtypes((*kinds, None))
@@ -179,6 +182,8 @@ def compute(ufunc: np.ufunc, *inputs: Any, out: DeviceArray | None = None) -> De
     y = empty(shape, dtypes[-1]) if out is None else out
     if not isinstance(y, DeviceArray):
         raise TypeError(f"np.{ufunc.__name__}: the result of an array on the GPU can't be written to one of NumPy's")
+    if not np.can_cast(dtypes[-1], y.dtype, "same_kind"):
+        raise TypeError(f"np.{ufunc.__name__}: a result of {dtypes[-1]} can't be written to an array of {y.dtype}")
     if y.shape != shape:
         raise ValueError(f"np.{ufunc.__name__}: a result of shape {shape} does not fit into {y.shape}")
     if y.size == 0:
@@ -202,12 +207,11 @@ def compute(ufunc: np.ufunc, *inputs: Any, out: DeviceArray | None = None) -> De
 
 def where(condition: Any, a: Any, b: Any) -> DeviceArray:
     """np.where of three arguments."""
-    like = a if isinstance(a, DeviceArray) else b
-    dtype = like.dtype if isinstance(like, DeviceArray) else np.result_type(a, b)
-    operands = [as_device(x, None if isinstance(x, DeviceArray) else dtype) for x in (a, b)]
-    operands.insert(0, as_device(condition, bool))
+    kinds = (x if isinstance(x, (int, float)) else x.dtype for x in (a, b))  # a Python number takes the other's type
+    dtype = np.result_type(*kinds)
+    operands = [as_device(condition, bool), as_device(a, dtype), as_device(b, dtype)]
     shape = np.broadcast_shapes(*(x.shape for x in operands))
-    y = empty(shape, np.result_type(*(x.dtype for x in operands[1:])))
+    y = empty(shape, dtype)
     if y.size:
         lengths, strides = merged(shape, (stretched_strides(x.shape, shape) for x in operands))
         pairs = [part for x, s in zip(operands, strides, strict=True) for part in (x.flat, s)]
@@ -270,6 +274,7 @@ COMBINE = {
 }
 
 NOTHING = {"sum": 0, "prod": 1}  # of no numbers
+WIDER = {np.dtype(t): np.int64 for t in (bool, np.int32)} | {np.dtype(np.uint8): np.uint64}
 
 
 @functools.cache
@@ -328,14 +333,14 @@ def reduced(kind: str, x: DeviceArray, axis: Any, keepdims: bool) -> DeviceArray
     shape = tuple(1 if a in axes else n for a, n in enumerate(x.shape))
     count = math.prod(n for a, n in enumerate(x.shape) if a in axes)
     final = shape if keepdims else tuple(n for a, n in enumerate(x.shape) if a not in axes)
-    if kind == "sum" and x.dtype == np.bool_:
-        x = x.astype(np.int64)
+    if kind in NOTHING and x.dtype in WIDER:  # a sum of small whole numbers outgrows their type
+        x = x.astype(WIDER[x.dtype])
     if x.size == 0:
         if math.prod(shape) and kind not in NOTHING:
             raise ValueError(f"the {kind} of no numbers: shape {x.shape}, axis {axis}")
         return full(final, NOTHING.get(kind, 0), x.dtype)
     if not axes:
-        return x
+        return x.copy()
     strides = c_strides(x.shape)
     lengths, (outer,) = merged(shape, [[0 if a in axes else s for a, s in enumerate(strides)]])
     inner_shape = [n if a in axes else 1 for a, n in enumerate(x.shape)]

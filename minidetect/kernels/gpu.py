@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections import defaultdict
 from collections.abc import Callable
 from typing import Any
 
@@ -88,7 +87,7 @@ def describe() -> str:
 
 KEPT_BYTES = 4 << 30  # of memory that nobody uses, kept for the next array of the same size
 
-_kept: dict[tuple[int, np.dtype], list[Any]] = defaultdict(list)
+_kept: dict[tuple[int, np.dtype], list[Any]] = {}
 _kept_bytes = 0
 _lock = threading.RLock()
 
@@ -105,22 +104,34 @@ class Memory:
         global _kept_bytes
         require_gpu()
         self.key, self.array = (max(size, 1), dtype), None
+        self.nbytes = self.key[0] * dtype.itemsize
         with _lock:
-            if _kept[self.key]:
+            if _kept.get(self.key):
                 self.array = _kept[self.key].pop()
-                _kept_bytes -= self.array.nbytes
+                _kept_bytes -= self.nbytes
         if self.array is None:
-            self.array = cuda.device_array(self.key[0], dtype)
+            self.array = self._ask()
+
+    def _ask(self) -> Any:
+        try:
+            return cuda.device_array(*self.key)
+        except cuda.cudadrv.driver.CudaAPIError:  # out of memory, perhaps for what is kept here
+            release_memory()
+            return cuda.device_array(*self.key)
 
     def __del__(self) -> None:
         global _kept_bytes
         array = getattr(self, "array", None)
-        if array is None:
+        if array is None or self.nbytes > KEPT_BYTES:
             return
         with _lock:
-            if _kept_bytes + array.nbytes <= KEPT_BYTES:
-                _kept[self.key].append(array)
-                _kept_bytes += array.nbytes
+            if _kept_bytes + self.nbytes > KEPT_BYTES:  # full of sizes that nobody asks for again
+                release_memory()
+            _kept.setdefault(self.key, []).append(array)
+            _kept_bytes += self.nbytes
+
+    def __reduce__(self) -> tuple:
+        raise TypeError("memory on the GPU is copied as a DeviceArray")
 
 
 def release_memory() -> None:

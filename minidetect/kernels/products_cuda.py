@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 from numba import from_dtype
 
-from minidetect.kernels.device import DeviceArray, empty
+from minidetect.kernels.device import DeviceArray, empty_or, zeros
 from minidetect.kernels.gpu import SIMULATED, cuda
 
 DOWN, ACROSS = (2, 2) if SIMULATED else (8, 16)  # threads of a block
@@ -141,15 +141,15 @@ def convolve(
 @functools.cache
 def single_tap() -> DeviceArray:
     """The taps of a 1x1 kernel along an axis: one, at 0."""
-    from minidetect.kernels.device import zeros
-
     return zeros(1, np.int64)
 
 
 def product(a: DeviceArray, b: DeviceArray, out: DeviceArray | None = None) -> DeviceArray:
     """a (M, K) @ b (K, N) -> (M, N)."""
-    (m, depth), n = a.shape, b.shape[1]
-    y = empty((m, n), a.dtype) if out is None else out
+    if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
+        raise ValueError(f"product needs a (M, K) and b (K, N), got {a.shape} and {b.shape}")
+    (m, depth), n, dtype = a.shape, b.shape[1], np.result_type(a.dtype, b.dtype)
+    a, b, y = a.astype(dtype, copy=False), b.astype(dtype, copy=False), empty_or(out, (m, n), dtype)
     if y.size and depth == 0:
         y[...] = 0
     elif y.size:

@@ -35,6 +35,7 @@ from minidetect.detection.matcher import match, overlaps_ignore
 from minidetect.detection.per_class import detections_by_class
 from minidetect.detection.sampler import sample_balanced
 from minidetect.detection.structures import Detections, Target
+from minidetect.kernels.device import to_numpy
 from minidetect.models.backbones import Backbone, trunk_maps
 from minidetect.nn.layers import Linear
 from minidetect.nn.module import Module
@@ -158,8 +159,8 @@ class BoxHead(Module):
     ) -> Detections:
         """Fast R-CNN, section 3: scores, per-class boxes, per-class suppression; the best `most` of all classes."""
         logits, deltas = self(maps, rois)
-        boxes = self.class_boxes(rois, deltas.data, image_size)
-        return detections_by_class(boxes, softmax(logits).data[:, 1:], min_score, nms_threshold, most)
+        boxes = self.class_boxes(rois, to_numpy(deltas.data), image_size)
+        return detections_by_class(boxes, to_numpy(softmax(logits).data)[:, 1:], min_score, nms_threshold, most)
 
     def class_boxes(self, rois: np.ndarray, deltas: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
         """Every RoI moved by every class's deltas, clipped to the image: (R, 4) and (R, 4 K) -> (R, K, 4) float32."""

@@ -35,6 +35,7 @@ from minidetect.detection.losses import cross_entropy, smooth_l1
 from minidetect.detection.matcher import IGNORE, NEGATIVE, match_anchors, overlaps_ignore
 from minidetect.detection.sampler import sample_balanced
 from minidetect.detection.structures import Detections, Target
+from minidetect.kernels.device import to_numpy
 from minidetect.kernels.nms import nms
 from minidetect.models.backbones import Backbone, trunk_maps
 from minidetect.models.fast_rcnn import BoxHead, SampledRois, mean_losses, sample_rois
@@ -138,9 +139,9 @@ class ProposalNet(Module):
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """The same, and before them which anchor each proposal comes from: rows (R,), boxes (R, 4), scores (R,)."""
         logits, deltas = outputs
-        scores = softmax(logits).data[:, 1]
+        scores = to_numpy(softmax(logits).data)[:, 1]
         best = np.argsort(-scores, kind="stable")[:before_nms]
-        boxes = clip_to_image(self.coder.decode(anchors[best], deltas.data[best]), image_size)
+        boxes = clip_to_image(self.coder.decode(anchors[best], to_numpy(deltas.data)[best]), image_size)
         large = np.flatnonzero((boxes[:, 2:] - boxes[:, :2] >= min_side).all(axis=1))
         kept = large[nms(boxes[large], scores[best][large], nms_threshold)[:after_nms]]
         return best[kept], boxes[kept], scores[best][kept]

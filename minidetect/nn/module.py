@@ -116,7 +116,7 @@ class Module:
 def require_on_host(model: Module) -> None:
     """Raise ValueError for a model on the GPU: what merges weights does so in the machine's memory."""
     if any(is_on_gpu(p.data) for p in model.parameters()):
-        raise ValueError(f"{type(model).__name__} is on the GPU: fuse it before, by fuse(model.to('cpu'))")
+        raise ValueError(f"{type(model).__name__} is on the GPU: fuse a copy, copy.deepcopy(model).to('cpu')")
 
 
 def shortened(names: list[str], most: int = 3) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidetect.autograd.tensor import Tensor
+from minidetect.kernels.updates import move_averages
 from minidetect.nn.layers import parameter
 from minidetect.nn.module import Module
 from minidetect.ops.normalize import batch_norm, batch_norm_fixed
@@ -33,7 +34,5 @@ class BatchNorm2d(Module):
             return batch_norm_fixed(x, self.weight, self.bias, self.running_mean, self.running_var, self.eps)
         y, mean, var = batch_norm(x, self.weight, self.bias, self.eps)
         if x.size:
-            count = x.size // x.shape[1]
-            self.running_mean += self.momentum * (mean - self.running_mean)
-            self.running_var += self.momentum * (var * (count / (count - 1)) - self.running_var)
+            move_averages(self.running_mean, self.running_var, mean, var, self.momentum, x.size // x.shape[1])
         return y

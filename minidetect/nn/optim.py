@@ -8,6 +8,7 @@ import numpy as np
 
 from minidetect.autograd.tensor import Tensor
 from minidetect.kernels.device import host_copy
+from minidetect.kernels.updates import adam_update, sgd_update, sum_of_squares
 from minidetect.nn.module import Module
 
 
@@ -36,11 +37,9 @@ class SGD:
         for name, p in self.parameters.items():
             if p.grad is None:
                 continue
-            g = p.grad + self.weight_decay * p.data if p.ndim > 1 or self.decay_vectors else p.grad
-            v = self.velocity[name]
-            v *= self.momentum
-            v += g
-            p.data -= self.lr * (self.bias_lr if is_bias(name) else 1.0) * v
+            weight_decay = self.weight_decay if p.ndim > 1 or self.decay_vectors else 0.0
+            rate = self.lr * (self.bias_lr if is_bias(name) else 1.0)
+            sgd_update(p.data, p.grad, self.velocity[name], rate, self.momentum, weight_decay)
 
     def zero_grad(self) -> None:
         for p in self.parameters.values():
@@ -83,17 +82,12 @@ class Adam:
     def step(self) -> None:
         """Move every parameter that has a gradient."""
         self.steps += 1
-        fade1, fade2 = (1 - beta ** int(self.steps) for beta in self.betas)
+        fades = tuple(1 - beta ** int(self.steps) for beta in self.betas)
         for name, p in self.parameters.items():
             if p.grad is None:
                 continue
-            m, v = self.first[name], self.second[name]
-            m += (1 - self.betas[0]) * (p.grad - m)
-            v += (1 - self.betas[1]) * (p.grad * p.grad - v)
-            move = m / fade1 / (np.sqrt(v / fade2) + self.eps)
-            if p.ndim > 1:
-                move += self.weight_decay * p.data
-            p.data -= self.lr * move
+            moments, weight_decay = (self.first[name], self.second[name]), self.weight_decay if p.ndim > 1 else 0.0
+            adam_update(p.data, p.grad, *moments, self.lr, self.betas, fades, self.eps, weight_decay)
 
     def zero_grad(self) -> None:
         for p in self.parameters.values():
@@ -126,8 +120,7 @@ def clip_gradients(parameters: Sequence[Tensor], max_norm: float) -> float:
     raises FloatingPointError: scaling cannot mend it.
     """
     gradients = [p.grad for p in parameters if p.grad is not None]
-    squares = sum((np.vdot(g, g).astype(np.float64) for g in gradients), start=np.float64(0))
-    norm = float(np.sqrt(squares))  # one number, where the gradients are on the GPU
+    norm = float(np.sqrt(sum_of_squares(gradients)))
     if not np.isfinite(norm):
         raise FloatingPointError(f"the gradients' norm is {norm}: run the step under nan_check to find the operation")
     if norm > max_norm:

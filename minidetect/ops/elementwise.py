@@ -6,8 +6,6 @@ stretched input is used several times, so its gradient is the sum over the copie
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from minidetect.autograd.tensor import Function, Tensor
@@ -28,20 +26,28 @@ def unbroadcast(g: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 def pair(a: Operand, b: Operand) -> tuple[Tensor, Tensor]:
     """Both operands as tensors of one dtype: a plain number takes the dtype of its partner."""
     if not isinstance(a, Tensor):
-        a = Tensor(a if is_on_gpu(a) else np.asarray(a, b.dtype if isinstance(b, Tensor) else None))
-    if not isinstance(b, Tensor):
-        b = Tensor(b if is_on_gpu(b) else np.asarray(b, a.dtype))
-    return a, b
+        a = constant(a, b.dtype if isinstance(b, Tensor) else None)
+    return a, b if isinstance(b, Tensor) else constant(b, a.dtype)
+
+
+def constant(value: np.ndarray | float | int, dtype: np.dtype | None) -> Tensor:
+    if is_on_gpu(value):
+        return Tensor(value if dtype is None else value.astype(dtype, copy=False))
+    return Tensor(np.asarray(value, dtype))
 
 
 class Binary(Function):
-    """An operation of two broadcastable inputs; subclasses define `compute` and `local_gradients`."""
+    """An operation of two broadcastable inputs; subclasses say how it is computed, and its derivative by each."""
 
     def compute(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
         raise NotImplementedError
 
-    def local_gradients(self, gy: np.ndarray, a: np.ndarray, b: np.ndarray) -> tuple[Any, Any]:
-        """(gy * dy/da, gy * dy/db), before un-broadcasting."""
+    def by_first(self, gy: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """gy * dy/da, before un-broadcasting."""
+        raise NotImplementedError
+
+    def by_second(self, gy: np.ndarray, a: np.ndarray, b: np.ndarray) -> np.ndarray:
+        """gy * dy/db, before un-broadcasting."""
         raise NotImplementedError
 
     def forward(self, a: np.ndarray, b: np.ndarray) -> np.ndarray:
@@ -55,41 +61,54 @@ class Binary(Function):
         self.a, self.b = a, b
         return self.compute(a, b)
 
-    def backward(self, gy: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        ga, gb = self.local_gradients(gy, self.a, self.b)
-        return unbroadcast(ga, self.a.shape), unbroadcast(gb, self.b.shape)
+    def backward(self, gy: np.ndarray) -> tuple[np.ndarray | None, np.ndarray | None]:
+        a, b = self.a, self.b
+        ga = unbroadcast(self.by_first(gy, a, b), a.shape) if self.needs[0] else None
+        return ga, unbroadcast(self.by_second(gy, a, b), b.shape) if self.needs[1] else None
 
 
 class Add(Binary):
     def compute(self, a, b):
         return a + b
 
-    def local_gradients(self, gy, a, b):
-        return gy, gy
+    def by_first(self, gy, a, b):
+        return gy
+
+    def by_second(self, gy, a, b):
+        return gy
 
 
 class Sub(Binary):
     def compute(self, a, b):
         return a - b
 
-    def local_gradients(self, gy, a, b):
-        return gy, -gy
+    def by_first(self, gy, a, b):
+        return gy
+
+    def by_second(self, gy, a, b):
+        return -gy
 
 
 class Mul(Binary):
     def compute(self, a, b):
         return a * b
 
-    def local_gradients(self, gy, a, b):
-        return gy * b, gy * a
+    def by_first(self, gy, a, b):
+        return gy * b
+
+    def by_second(self, gy, a, b):
+        return gy * a
 
 
 class Div(Binary):
     def compute(self, a, b):
         return a / b
 
-    def local_gradients(self, gy, a, b):
-        return gy / b, -gy * a / (b * b)
+    def by_first(self, gy, a, b):
+        return gy / b
+
+    def by_second(self, gy, a, b):
+        return -gy * a / (b * b)
 
 
 class Neg(Function):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidetect.autograd.tensor import Function, Tensor
+from minidetect.kernels.device import is_on_gpu
 from minidetect.kernels.roi_warp import roi_warp_backward_boxes, roi_warp_backward_map, roi_warp_forward
 
 
@@ -19,6 +20,8 @@ class RoIWarp(Function):
         self.image, self.size, self.scale = image, size, scale
 
     def forward(self, x, boxes):
+        if is_on_gpu(x) or is_on_gpu(boxes):
+            raise TypeError("roi_warp, and roi_align with it, has no kernel for the GPU")
         check_roi_warp(x.shape, boxes, self.image)
         self.x, self.boxes = x, boxes
         return roi_warp_forward(x, boxes, self.image, self.size, self.scale)

@@ -6,6 +6,9 @@ import gc
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 
 from minidetect.kernels import gpu
 from minidetect.kernels.device import (
@@ -28,6 +31,7 @@ COLUMN = RNG.standard_normal((4, 1)).astype(np.float32)
 LONG = RNG.standard_normal((3, 700))
 POSITIVE = np.abs(A) + 0.5
 MASK = np.array([True, False, True])
+PLACES = A[:, :, 0] > 0
 WITH_NAN = np.where(A > 1.2, np.nan, A).astype(np.float32)
 
 # What is computed of arrays, once of NumPy's and once of the same on the GPU.
@@ -74,6 +78,15 @@ EXPRESSIONS = {
     "rows by a mask": lambda a, c: a[MASK],
     "places": lambda a, c: a[np.arange(3), [1, 0, 2]],
     "columns": lambda a, c: a[:, [3, 3, 0]],
+    "places by a mask": lambda a, c: a[PLACES],
+    "places by a mask, and a number": lambda a, c: a[PLACES, 1],
+    "a new axis and rows": lambda a, c: a[None, [0, 2]],
+    "rows, a slice and columns": lambda a, c: a[[0, 2], :, [1, 4]],
+    "rows in a table": lambda a, c: a[[[0, 1], [2, 0]]],
+    "a place of a number": lambda a, c: a.sum()[...] + a.sum()[()] + a.sum()[None],
+    "axes of a number": lambda a, c: a.sum().T.max(keepdims=True),
+    "backwards": lambda a, c: a[::-1, ::-2],
+    "where, three shapes": lambda a, c: np.where(c[0] > 0, a[:, :1], c),
     "transpose": lambda a, c: a.transpose(2, 0, 1),
     "T": lambda a, c: a.T,
     "reshape": lambda a, c: a.reshape(-1, 5),
@@ -121,6 +134,71 @@ def test_a_nan_is_the_maximum_and_the_minimum(count):
         x = np.arange(count, dtype=np.float32)
         x[place] = np.nan
         assert np.isnan(float(to_device(x).max())) and np.isnan(float(to_device(x).min()))
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+@pytest.mark.parametrize("count", [3, 40, 300])
+def test_a_nan_spoils_its_own_result_alone(count, axis):
+    """A sum by a thread, by a block and in two launches, along neighbours and across them."""
+    x = RNG.standard_normal((count, 3) if axis == 0 else (3, count)).astype(np.float32)
+    x[(count // 2, 1) if axis == 0 else (1, count // 2)] = np.nan
+    for kind in ("sum", "max", "min"):
+        expected = getattr(x, kind)(axis=axis)
+        np.testing.assert_allclose(to_numpy(getattr(to_device(x), kind)(axis=axis)), expected, 1e-4, 1e-4)
+
+
+def test_of_two_a_nan_wins_on_either_side():
+    a, b = np.array([1, np.nan, 2, np.nan]), np.array([np.nan, 1, 3, np.nan])
+    for function in (np.maximum, np.minimum):
+        np.testing.assert_array_equal(to_numpy(function(to_device(a), to_device(b))), function(a, b))
+        np.testing.assert_array_equal(to_numpy(function(to_device(a), 2.5)), function(a, 2.5))
+
+
+def numbers(shape: tuple[int, ...], seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(-3, 4, shape).astype(np.float64)
+
+
+def same(ours: DeviceArray, expected: np.ndarray) -> None:
+    assert ours.shape == np.shape(expected)
+    np.testing.assert_array_equal(to_numpy(ours), expected)
+
+
+@given(hnp.mutually_broadcastable_shapes(num_shapes=3, max_dims=4, max_side=3, min_side=0))
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_shapes_that_broadcast(shapes):
+    """However the axes of three operands can be merged; the numbers are whole, so that nothing rounds."""
+    a, b, c = (numbers(shape, seed) for seed, shape in enumerate(shapes.input_shapes))
+    x, y, z = (to_device(array) for array in (a, b, c))
+    same(x * y, a * b)
+    same(np.where(x > 0, y, z), np.where(a > 0, b, c))
+    same(np.broadcast_to(z, shapes.result_shape), np.broadcast_to(c, shapes.result_shape))
+    if np.broadcast_shapes(a.shape, b.shape) == a.shape:
+        x -= y
+        same(x, a - b)
+
+
+@given(st.data())
+@settings(max_examples=30, deadline=None, derandomize=True)
+def test_axes_and_indices(data):
+    a = numbers(data.draw(hnp.array_shapes(max_dims=4, max_side=4)), 3)
+    x = to_device(a)
+    axes, keepdims = data.draw(hnp.valid_tuple_axes(a.ndim)), data.draw(st.booleans())
+    for kind in ("sum", "max", "min", "prod"):
+        same(getattr(x, kind)(axis=axes, keepdims=keepdims), getattr(a, kind)(axis=axes, keepdims=keepdims))
+    for kinds in (hnp.basic_indices(a.shape, allow_newaxis=True), hnp.integer_array_indices(a.shape)):
+        index = data.draw(kinds)
+        same(x[index], a[index])
+        x[index], a[index] = 7, 7
+        np.add.at(x, index, 2.0)
+        np.add.at(a, index, 2.0)
+        same(x, a)
+    order, axis = data.draw(st.permutations(range(a.ndim))), data.draw(st.integers(-a.ndim, a.ndim - 1))
+    same(x.transpose(order), a.transpose(order))
+    places = sorted(data.draw(st.lists(st.integers(0, a.shape[axis]), max_size=3)))
+    parts = np.split(x, places, axis=axis)
+    for ours, expected in zip(parts, np.split(a, places, axis=axis), strict=True):
+        same(ours, expected)
+    same(np.concatenate(parts, axis=axis), a)
 
 
 def test_sums_of_nothing():

@@ -133,7 +133,7 @@ def test_a_fused_copy_detects_there(rng):
     assert isinstance(model.parameters()[0].data, np.ndarray)  # the model that was fused stays where it was
     np.testing.assert_allclose(found.boxes, expected.boxes, 1e-3, 1e-2)
     np.testing.assert_allclose(found.scores, expected.scores, 1e-3, 1e-4)
-    with no_grad(), pytest.raises(ValueError, match="EXTD is on the GPU: fuse it before"):
+    with no_grad(), pytest.raises(ValueError, match="EXTD is on the GPU: fuse a copy"):
         fuse(model.to("cuda"))
 
 
