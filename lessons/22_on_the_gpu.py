@@ -884,10 +884,11 @@ for kernel, *rest in PUZZLES:
 # could decide whether a box is struck, the library forbids it.
 #
 # What puzzles cannot show is time. Here a thread costs a tenth of a millisecond and more, whatever it does, and which
-# kernel is faster on a GPU, and by how much, nobody should guess from counts alone. `benchmarks/gpu_kernels.py` measures
+# kernel is faster on a GPU, and by how much, nobody should guess from counts alone: `benchmarks/gpu_kernels.py` times
 # the library's kernels where there is a GPU. Nor did we copy anything: on a GPU each array must first come over, which
 # can take longer than the kernel itself. So the library keeps arrays there, from the image to the loss, as a
-# `DeviceArray`: after `model.to("cuda")`, or for a single kernel in `use_device("cuda")` (`minidetect/kernels/device.py`).
+# `DeviceArray` (`minidetect/kernels/device.py`): after `model.to("cuda")`, or for a single kernel in
+# `use_device("cuda")`.
 #
 # ## What you can do now
 #

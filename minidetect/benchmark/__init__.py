@@ -8,4 +8,6 @@
     boxes.py     cases: NMS, IoU, resizing
     suite.py     all cases, and a run over them
     report.py    families, bars, tables and the roofline plot
+
+and the same on a GPU, benchmarks/gpu_kernels.py: cuda_suite.py and what it names.
 """

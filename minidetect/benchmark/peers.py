@@ -37,11 +37,24 @@ class Peers:
         self.torch = _torch(threads) if "torch" in names else None
         self.ort, self.onnx = _onnxruntime() if "onnxruntime" in names else (None, None)
         self.cv2 = _opencv(threads) if "opencv" in names else None
+        self.torchvision: ModuleType | None = None  # see torch_on_gpu
 
     def versions(self) -> dict[str, str]:
         """Name and version of every peer that is here."""
         modules = zip(NAMES, (self.torch, self.ort, self.cv2), strict=True)
         return {name: module.__version__ for name, module in modules if module is not None}
+
+    def torch_on_gpu(self) -> ModuleType | None:
+        """PyTorch, if it is here and has a GPU: in float32 proper (no TF32), the quickest convolution of each shape.
+
+        Where torchvision is installed as well its operators are loaded, and stand in torch.ops.torchvision.
+        """
+        if self.torch is None or not self.torch.cuda.is_available():
+            return None
+        self.torch.backends.cuda.matmul.allow_tf32 = self.torch.backends.cudnn.allow_tf32 = False
+        self.torch.backends.cudnn.benchmark = True
+        self.torchvision = _torchvision()
+        return self.torch
 
     def check_threads(self) -> None:
         """Raise RuntimeError when something has changed PyTorch's number of threads since."""
@@ -112,6 +125,15 @@ def _torch(threads: int) -> ModuleType | None:
         return None
     torch.set_num_threads(threads)
     return torch
+
+
+def _torchvision() -> ModuleType | None:
+    """Not only its absence is an ImportError: one made for another PyTorch raises RuntimeError as it loads."""
+    try:
+        import torchvision
+    except (ImportError, RuntimeError, OSError):
+        return None
+    return torchvision
 
 
 def _onnxruntime() -> tuple[ModuleType | None, ModuleType | None]:

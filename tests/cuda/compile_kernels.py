@@ -79,6 +79,7 @@ def go_through_everything() -> None:
     """Operations, kernels that no operation has, reductions long and short, two models and their optimisers."""
     import test_cuda_ops as ops
 
+    from minidetect.benchmark import cuda_timing
     from minidetect.detection.structures import make_target
     from minidetect.kernels import iou, nms, resize, roi_pool_cuda
     from minidetect.kernels.conv import conv2d_forward
@@ -107,6 +108,10 @@ def go_through_everything() -> None:
             getattr(long, kind)(axis=1)
     for image in (rng.random((9, 8, 3), np.float32), rng.integers(0, 256, (9, 8, 3), dtype=np.uint8)):
         resize.resize_image(to_device(image), (5, 20))
+    room, other = (cuda_timing.full(64, 1, np.float32) for _ in range(2))
+    cuda_timing.idle[1, 1](1000, room.flat)
+    cuda_timing.copy_numbers[1, 64](room.flat, other.flat)
+    cuda_timing.multiply_add[4, 16](2, np.float32(0.999), np.float32(0.001), room.flat)
     joint, extd = JointCascade(rng, gates=(0.0, 0.0)).to("cuda"), EXTD(rng, width=32).to("cuda")
     extd.train(True)
     labels, deltas = np.array([1, 0]), [np.ones((2, 4), np.float32)] * 3
