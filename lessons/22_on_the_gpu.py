@@ -171,7 +171,7 @@ for axes, (name, report) in zip(figure.subplots(1, 2), asked.items(), strict=Tru
         touched[access.cell] = 1
     axes.imshow(np.where(touched > 0, 2, touched.any(axis=1)[:, None]), cmap="Blues", vmin=0, vmax=2)
     axes.set(title=name, xticks=[], yticks=[], ylabel="one row = one line of 128 bytes")
-lesson.show(figure, "lines", "One request of a warp, dark: what it needs; light: what moves")
+lesson.show(figure, "lines", "One request of a warp, dark: what it needs; light: the lines that it touches")
 
 # %% [markdown]
 # The cache may still hold a line when the warp comes back for the next cell, and then not all is lost; but with
@@ -808,9 +808,9 @@ print(f"{kept.sum()} of {len(boxes)} kept; barriers: {report.log[-1].phase}")
 
 # %% [markdown]
 # 300 barriers for 150 boxes, and no number of threads makes them fewer. The pairs go with the square of the number of
-# boxes, the walk with the number itself, so for thousands of boxes the first part is still most of the work. The
-# library lets one thread walk through the 64 boxes of a word before the others join in: two barriers a word instead
-# of a box.
+# boxes, the walk with the number itself, so for thousands of boxes the first part is most of the work; but its work is
+# done side by side, and the walk's steps one after the other. The library lets one thread walk through the 64 boxes
+# of a word before the others join in: two barriers a word instead of a box.
 
 # %%
 def boxes_judged_otherwise(seed):

@@ -133,6 +133,7 @@ def train(arguments: argparse.Namespace) -> int:
     given = vars(arguments)
     names = (
         "control", "structure", "width", "act", "layout", "sampler", "head", "box_loss", "short_side", "vertical_flips",
+        "device",
     )  # fmt: skip
     options = {key: given[key] for key in names if key in given}
     with CompileNote(DETECTION_KERNELS + TRAINING_KERNELS, live=False):  # the last line belongs to the progress bar

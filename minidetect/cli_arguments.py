@@ -111,6 +111,7 @@ def add_recipe_options(p: argparse.ArgumentParser) -> None:
     p.add_argument(
         "--control", action="store_true", default=nothing, help="faces: also train the separate nets on"
     )
+    p.add_argument("--device", choices=("cpu", "cuda"), default=nothing, help="extd, group-sampling: (default: cpu)")
     p.add_argument("--structure", choices=("fpn", "ssd"), default=nothing, help="extd: (default: fpn)")
     p.add_argument("--width", type=int, choices=(32, 48, 64), default=nothing, help="extd: channels (default: 32)")
     p.add_argument("--act", choices=("relu", "lrelu", "prelu"), default=nothing, help=ACT)

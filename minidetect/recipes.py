@@ -26,6 +26,7 @@ from minidetect.data.landmarks import read_landmarks_csv
 from minidetect.data.proposals import searched_proposals
 from minidetect.data.wider_face import read_wider
 from minidetect.detection.anchor_layout import LAYOUTS
+from minidetect.kernels.device import check_device
 from minidetect.models.cascade import Cascade
 from minidetect.models.extd import EXTD
 from minidetect.models.layout_detector import LayoutDetector
@@ -67,15 +68,16 @@ def multi_output(
 
 def extd(
     data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, structure: str = "fpn",
-    width: int = 32, act: str = "prelu",
+    width: int = 32, act: str = "prelu", device: str = "cpu",
 ) -> list[Path]:
     """EXTD; structure, width and act are the paper's three choices. Returns the weights' file.
 
-    steps: at most so many a phase.
+    steps: at most so many a phase. device: "cuda" trains on a GPU (kernels/device.py).
     """
-    model = EXTD(np.random.default_rng(seed), structure, width, act)
+    model = EXTD(np.random.default_rng(seed), structure, width, act).to(device)
     recipe = SingleShotRecipe() if steps is None else SingleShotRecipe().shortened(steps)
     train_single_shot(model, data, out, recipe, seed, check_nan)
+    model.to("cpu")
     file = out / f"{model.name.lower()}.npz"
     save(model, file, {"recipe": "extd", "seed": seed, "steps": steps})
     if (out / "log.jsonl").exists():
@@ -85,20 +87,22 @@ def extd(
 
 def group_sampling(
     data: Path, out: Path, seed: int, steps: int | None = None, check_nan: bool = False, layout: str = "fpn-finest",
-    sampler: str = "gs+wrs", head: str | None = None, box_loss: str = "least-squares",
+    sampler: str = "gs+wrs", head: str | None = None, box_loss: str = "least-squares", device: str = "cpu",
 ) -> list[Path]:
     """A detector with an AnchorLayout; the four choices are Group Sampling's. Returns the weights' file.
 
-    steps: at most so many. head: None for "dilated", or for "own" with the layout "ssd", which needs it.
+    steps: at most so many. head: None for "dilated", or for "own" with the layout "ssd", which needs it. device: as
+    `extd`.
     """
     if layout not in LAYOUTS:
         raise ValueError(f"a layout must be one of {', '.join(LAYOUTS)}, got {layout!r}")
     losses_of(sampler, box_loss=box_loss)  # refuse names that there are not before anything is read
     head = head or ("own" if layout == "ssd" else "dilated")
-    model = LayoutDetector(np.random.default_rng(seed), LAYOUTS[layout], head, blocks=(1, 2, 2, 2))
+    model = LayoutDetector(np.random.default_rng(seed), LAYOUTS[layout], head, blocks=(1, 2, 2, 2)).to(device)
     recipe = LayoutRecipe(sampler=sampler, box_loss=box_loss)
     recipe = recipe if steps is None else recipe.shortened(steps)
     train_layout(model, data, out, recipe, seed, check_nan)
+    model.to("cpu")
     file = out / f"{layout}-{sampler.replace('*', '-star')}.npz"
     made = {"recipe": "group-sampling", "seed": seed, "steps": steps, "sampler": sampler, "box_loss": box_loss}
     save(model, file, made)
@@ -184,7 +188,8 @@ def run_recipe(
 ) -> list[Path]:
     """Run a recipe into a folder that is empty, or that `resume` continues.
 
-    options: of the recipe; `check_nan` and `control`, which change no phase's weights, may differ when a run goes on.
+    options: of the recipe; `check_nan`, `control` and `device`, which change no phase's weights but by rounding, may
+        differ when a run goes on.
     Raises ValueError for an unknown name or option, a folder with an earlier run, or unusable annotations;
     FileNotFoundError for missing data. Nothing is written then.
     """
@@ -193,6 +198,7 @@ def run_recipe(
     check, recipe = RECIPES[name]
     if unknown := sorted(options.keys() - inspect.signature(recipe).parameters.keys()):
         raise ValueError(f"the recipe {name} has no {', '.join('--' + option.replace('_', '-') for option in unknown)}")
+    check_device(str(options.get("device", "cpu")))
     check(data)
     if out.is_dir() and any(out.iterdir()) and not resume:
         raise ValueError(f"{out} is not empty: continue its run with --resume, or choose another folder")
@@ -221,7 +227,7 @@ def settings_of(name: str, seed: int, steps: int | None, options: Mapping[str, b
     A default that depends on other options is None, and not the same as its value.
     """
     defaults = {key: p.default for key, p in inspect.signature(RECIPES[name][1]).parameters.items()}
-    free = ("data", "out", "seed", "steps", "check_nan", "control")  # told apart, or changing no phase's weights
+    free = ("data", "out", "seed", "steps", "check_nan", "control", "device")  # told apart, or changing no weights
     changing = [f"{key}={value}" for key, value in sorted((defaults | dict(options)).items()) if key not in free]
     return " ".join([name, f"seed={seed}", f"steps={steps}", *changing])
 

@@ -22,7 +22,7 @@ TWINS = sorted(KERNELS.glob("*_cuda.py"))
 TAKEN = {
     "planes_cuda": {"as_planes", "fold_sums", "grid_2d", "shares"},
     "pool_cuda": {"grid_of_planes", "my_pixel"},
-    "products_cuda": {"convolve", "finished", "tile_rows"},
+    "products_cuda": {"convolve", "divided", "finished", "product_adder", "tile_rows"},
     "depthwise_cuda": {"depthwise_backward", "depthwise_forward"},
     "roi_pool_cuda": {"roi_pool_backward_atomic"},
 }
@@ -89,6 +89,18 @@ def test_a_device_of_another_name(refusals, attempt, device):
 
 def test_what_was_refused_changed_nothing(refusals):
     assert refusals["after it"][0] == "ndarray" and refusals["weights"][0] == "True"
+
+
+@pytest.mark.parametrize(
+    "command", [["detect", "photo.png", "--model", "extd"], ["train", "extd", "--data", "data", "--out", "run"]]
+)
+def test_the_command_line_says_it_in_one_line(command, tmp_path):
+    """Before it looks for photos, and without a folder for the run."""
+    env = {k: v for k, v in os.environ.items() if k != "NUMBA_ENABLE_CUDASIM"} | {"CUDA_VISIBLE_DEVICES": "-1"}
+    arguments = [sys.executable, "-m", "minidetect", *command, "--device", "cuda"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=env, cwd=tmp_path)
+    assert done.returncode == 2 and len(done.stderr.splitlines()) == 1, done.stderr
+    assert "no GPU can be used here" in done.stderr and not (tmp_path / "run").exists()
 
 
 # ------------------------------------------------------------------ nobody waits for CUDA
@@ -192,7 +204,7 @@ def test_others_take_from_these_files_what_is_listed():
 def test_only_these_files_import_them_when_they_are_imported():
     """A file for the processor may ask for CUDA inside a function at most."""
     for path in KERNELS.parent.rglob("*.py"):
-        if "cuda" in path.stem or "gpu" in path.stem or path.stem in ("device_math", "device_index"):
+        if "cuda" in path.stem or "gpu" in path.stem or path.stem.startswith("device_"):
             continue
         for node in ast.parse(path.read_text()).body:
             if isinstance(node, (ast.Import, ast.ImportFrom)):

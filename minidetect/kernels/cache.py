@@ -41,12 +41,14 @@ KERNELS = Path(__file__).parent
 # (NUMBA_BOUNDSCHECK and MINIDETECT_LANES do), and so they are part of a file's name.
 HARMLESS = {
     "NUMBA_CACHE_DIR", "NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_THREADING_LAYER_PRIORITY",
-    "NUMBA_DEBUG_CACHE", "NUMBA_DISABLE_PERFORMANCE_WARNINGS", "MINIDETECT_DATA", "MINIDETECT_BUDGET",
+    "NUMBA_DEBUG_CACHE", "NUMBA_DISABLE_PERFORMANCE_WARNINGS", "NUMBA_ENABLE_CUDASIM", "MINIDETECT_DATA",
+    "MINIDETECT_BUDGET", "MINIDETECT_STARTED",
 }  # fmt: skip
+NOT_COMPILED = {"device"}  # what a kernel's file may import that is no part of its code
 SWITCHES = sorted(
     (name, value)
     for name, value in os.environ.items()
-    if name.startswith(("NUMBA_", "MINIDETECT_")) and name not in HARMLESS
+    if name.startswith(("NUMBA_", "MINIDETECT_")) and name not in HARMLESS and not name.startswith("NUMBA_CUDA_")
 )
 
 
@@ -153,7 +155,7 @@ def source_stamp(source: Path) -> str:
         except OSError:
             return ""
         digest.update(file.name.encode() + content_hash)
-        imported = [KERNELS / f"{name}.py" for name in names]
+        imported = [KERNELS / f"{name}.py" for name in names if name not in NOT_COMPILED]
         waiting += [other for other in imported if other not in seen]
         seen.update(imported)
     return digest.hexdigest()

@@ -5,8 +5,8 @@
     one filter a channel       depthwise_cuda.py
 
 gw has few numbers, and each is a sum of many: so the positions are cut into parts, a block adds up one part of one
-tile, and a second launch adds up the parts. Atomic additions to gw would save that launch, and add in another order
-each time.
+tile, and where there are several parts, a second launch adds them up. Atomic additions to gw would save that launch,
+and add in another order each time.
 """
 
 from __future__ import annotations
@@ -15,16 +15,28 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import from_dtype
+from numba import boolean, from_dtype, int64
 
 from minidetect.kernels.conv import channel_groups, output_size
 from minidetect.kernels.conv_tile import Taps, forward_taps, input_gradient_taps
 from minidetect.kernels.depthwise_cuda import depthwise_backward, depthwise_forward
 from minidetect.kernels.device import DeviceArray, empty, empty_or, to_device, zeros
 from minidetect.kernels.gpu import SIMULATED, cuda
-from minidetect.kernels.products_cuda import ACROSS, COLUMNS, DEPTH, DOWN, THREADS, convolve, tile_rows
+from minidetect.kernels.products_cuda import (
+    ACROSS,
+    COLUMNS,
+    DEPTH,
+    DOWN,
+    THREADS,
+    convolve,
+    divided,
+    product_adder,
+    tile_rows,
+)
 
-MOST_BLOCKS = 6 if SIMULATED else 2048  # of the weight gradient
+BLOCKS = 6 if SIMULATED else 400  # of the weight gradient, about: a few for each multiprocessor of a large GPU
+PART = 4 * DEPTH if SIMULATED else 256  # positions that a block of it adds up, at the least
+OUTSIDE = 1 << 30  # a row below any image
 PAD = 4  # numbers between rows of shared memory, so that threads that write one column use different banks
 
 
@@ -79,63 +91,80 @@ def steps(taps: np.ndarray) -> slice:
 # ------------------------------------------------------------------------------------------------- weight gradient
 
 
+def tile_columns(columns: int) -> int:
+    """How many columns a tile of the weight gradient should have: few where a filter has no more weights."""
+    return 2 * ACROSS if columns <= 2 * ACROSS else COLUMNS
+
+
 @functools.cache
-def weight_kernel(rows: int, dtype: np.dtype) -> Any:
+def weight_kernel(rows: int, columns: int, dtype: np.dtype) -> Any:
     """gy (N*O*PH*PW,), x (N*C*H*W,) -> partial (parts, O*E), E = C*KH*KW; positions q of all images, `length` a part.
 
-    In a block, thread t fetches for depth t % DEPTH: neighbours read neighbouring positions.
+    In a block, thread t fetches for depth t % DEPTH: neighbours read neighbouring positions. Which pixel an entry of gw
+    reads at a position is the same question for every position, so a table in shared memory answers it: (dy, dx), and
+    `offset`, how far the pixel lies from the first tap of channel 0.
     """
     kind, zero = from_dtype(dtype), dtype.type(0)
-    tall, wide = rows // DOWN, COLUMNS // ACROSS
-    of_left, of_right, of_sums = (DEPTH, rows + PAD), (DEPTH, COLUMNS + PAD), (tall, wide)
+    tall, wide = rows // DOWN, columns // ACROSS
+    of_left, of_right, of_sums = (DEPTH, rows + PAD), (DEPTH, columns + PAD), (tall, wide)
     apart = THREADS // DEPTH  # rows, or columns, between two numbers that a thread fetches
     fetching = apart * DEPTH  # threads that fetch
+    each_gy, each_x = rows // apart, columns // apart  # numbers that a thread fetches at a step
+    add_products = product_adder(tall, wide)
 
     @cuda.jit
     def weight_gradient(gy, x, sizes, first, step, dys, dxs, length, partial):
         left = cuda.shared.array(of_left, kind)
         right = cuda.shared.array(of_right, kind)
+        dy = cuda.shared.array(columns, int64)
+        dx = cuda.shared.array(columns, int64)
+        offset = cuda.shared.array(columns, int64)
         sums = cuda.local.array(of_sums, kind)
+        fetched_gy = cuda.local.array(each_gy, kind)
+        fetched_x = cuda.local.array(each_x, kind)
+        is_there = cuda.local.array(each_x, boolean)
         images, channels, height, width, filters, out_h, out_w = sizes
-        taps = dys.size * dxs.size
+        taps, plane, out_plane = dys.size * dxs.size, height * width, out_h * out_w
         entries = channels * taps
         t = cuda.threadIdx.x
-        down, across, k = t // ACROSS, t % ACROSS, t % DEPTH
-        row0, column0, part = cuda.blockIdx.y * rows, cuda.blockIdx.x * COLUMNS, cuda.blockIdx.z
-        last = min((part + 1) * length, images * out_h * out_w)
+        down, across = np.uint32(t // ACROSS), np.uint32(t % ACROSS)
+        k, r0 = t % DEPTH, t // DEPTH
+        row0, column0, part = cuda.blockIdx.y * rows, cuda.blockIdx.x * columns, cuda.blockIdx.z
+        last = min((part + 1) * length, images * out_plane)
         for a in range(tall):
             for b in range(wide):
                 sums[a, b] = zero
+        for s in range(t, columns, THREADS):
+            dy[s], dx[s], offset[s] = entry_taps(column0 + s, channels, height, width, dys, dxs)
+        cuda.syncthreads()
         q = part * length + k
-        n, p = q // (out_h * out_w), q % (out_h * out_w)
-        i, j = p // out_w, p % out_w
+        n, p = divided(q, out_plane)
+        i, j = divided(p, out_w)
         for _ in range(part * length, last, DEPTH):
             if t < fetching:
-                for r in range(t // DEPTH, rows, apart):
-                    is_there = q < last and row0 + r < filters
-                    left[k, r] = gy[((n * filters + row0 + r) * out_h + i) * out_w + j] if is_there else zero
-                for s in range(t // DEPTH, COLUMNS, apart):
-                    right[k, s] = zero
-                    entry = column0 + s
-                    if q < last and entry < entries:
-                        c, tap = entry // taps, entry % taps
-                        yy = i * step + first[0] + dys[tap // dxs.size]
-                        xx = j * step + first[1] + dxs[tap % dxs.size]
-                        if yy >= 0 and yy < height and xx >= 0 and xx < width:
-                            right[k, s] = x[((n * channels + c) * height + yy) * width + xx]
+                # first all loads, then all stores; outside, the first number is read: as in products_cuda.py
+                top, start = i * step + first[0], j * step + first[1]
+                corner = n * channels * plane + top * width + start
+                output = (n * filters + row0 + r0) * out_plane + i * out_w + j
+                for m in range(each_gy):
+                    is_output = q < last and row0 + r0 + m * apart < filters
+                    fetched_gy[m] = gy[np.uint64(output + m * apart * out_plane if is_output else 0)]
+                for m in range(each_x):
+                    s = np.uint32(r0 + m * apart)
+                    yy, xx = top + dy[s], start + dx[s]
+                    # `and` would ask one after the other, with a jump each
+                    is_there[m] = (q < last) & (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width)
+                    at = corner + offset[s]
+                    fetched_x[m] = x[np.uint64(at if is_there[m] else 0)]
+                for m in range(each_gy):
+                    is_output = q < last and row0 + r0 + m * apart < filters
+                    left[k, r0 + m * apart] = fetched_gy[m] if is_output else zero
+                for m in range(each_x):
+                    right[k, r0 + m * apart] = fetched_x[m] if is_there[m] else zero
                 q += DEPTH
-                j += DEPTH
-                while j >= out_w:
-                    j -= out_w
-                    i += 1
-                    if i == out_h:
-                        i = 0
-                        n += 1
+                n, i, j = moved_on(n, i, j + DEPTH, out_h, out_w)
             cuda.syncthreads()
-            for depth in range(DEPTH):
-                for a in range(tall):
-                    for b in range(wide):
-                        sums[a, b] += left[depth, down + a * DOWN] * right[depth, across + b * ACROSS]
+            add_products(left, right, down, across, sums)
             cuda.syncthreads()
         for a in range(tall):
             for b in range(wide):
@@ -146,24 +175,46 @@ def weight_kernel(rows: int, dtype: np.dtype) -> Any:
     return weight_gradient
 
 
+@cuda.jit(device=True)
+def entry_taps(entry, channels, height, width, dys, dxs):
+    """dy, dx and `offset` of an entry of gw; a dy outside of every image for a column beside gw."""
+    c, tap = divided(entry, dys.size * dxs.size)
+    u, v = divided(tap, dxs.size)
+    offset = (c * height + dys[u]) * width + dxs[v]
+    return dys[u] if c < channels else OUTSIDE, dxs[v], offset
+
+
+@cuda.jit(device=True)
+def moved_on(n, i, j, out_h, out_w):
+    """Position (n, i, j) where j may be beyond its row."""
+    while j >= out_w:
+        j -= out_w
+        i += 1
+        if i == out_h:
+            i = 0
+            n += 1
+    return n, i, j
+
+
 def weight_gradient(
     gy: DeviceArray, x: DeviceArray, w_shape: tuple[int, ...], stride: int, padding: int, dilation: int
 ) -> DeviceArray:
     """gy (N, O, PH, PW), x (N, C, H, W) -> gw (O, C, KH, KW)."""
     filters, channels, kernel_h, kernel_w = w_shape
     taps = forward_taps(kernel_h, kernel_w, stride, padding, dilation, *gy.shape[2:])
-    rows, positions = tile_rows(filters), gy.shape[0] * gy.shape[2] * gy.shape[3]
-    tiles = -(-channels * kernel_h * kernel_w // COLUMNS), -(-filters // rows)
-    parts = max(1, min(MOST_BLOCKS // (tiles[0] * tiles[1]), positions // (4 * DEPTH)))
+    entries, positions = channels * kernel_h * kernel_w, gy.shape[0] * gy.shape[2] * gy.shape[3]
+    rows, columns = tile_rows(filters), tile_columns(entries)
+    tiles = -(-entries // columns), -(-filters // rows)
+    parts = max(1, min(BLOCKS // (tiles[0] * tiles[1]), positions // PART))
     length = -(-positions // parts)
     parts = -(-positions // length)
-    partial = empty((parts, filters * channels * kernel_h * kernel_w), x.dtype)
+    partial = empty((parts, filters * entries), x.dtype)
     first = taps.geometry.first_y, taps.geometry.first_x
     sizes = (*x.shape, filters, *gy.shape[2:])
-    weight_kernel(rows, x.dtype)[(*tiles, parts), THREADS](
+    weight_kernel(rows, columns, x.dtype)[(*tiles, parts), THREADS](
         gy.flat, x.flat, sizes, first, stride, *(a.flat for a in on_gpu(taps)), length, partial.nd
     )
-    return partial.sum(axis=0).reshape(w_shape)
+    return (partial if parts == 1 else partial.sum(axis=0)).reshape(w_shape)
 
 
 # ------------------------------------------------------------------------------------------------- entry points

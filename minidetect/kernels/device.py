@@ -34,6 +34,7 @@ DEVICES = ("cpu", "cuda")
 MOST = 2**32 - 1  # numbers of an array: kernels take places apart in 32 bits
 TYPES = ("float32", "float64", "int32", "int64", "uint8", "uint64", "bool")
 
+_types = frozenset(np.dtype(name) for name in TYPES)
 _offload = ContextVar("offload", default=False)
 _counts: ContextVar[tuple[CopyCount, ...]] = ContextVar("copy_counts", default=())
 
@@ -84,16 +85,25 @@ def check_device(device: str) -> None:
         gpu().require_gpu()
 
 
+@functools.cache
 def gpu() -> Any:
     """The module gpu.py, imported at its first use: that takes half a second, which nobody else shall wait for."""
     return importlib.import_module("minidetect.kernels.gpu")
 
 
+@functools.cache
 def arithmetic() -> Any:
     """The module device_math.py, likewise."""
     return importlib.import_module("minidetect.kernels.device_math")
 
 
+@functools.cache
+def reductions() -> Any:
+    """The module device_reduce.py, likewise."""
+    return importlib.import_module("minidetect.kernels.device_reduce")
+
+
+@functools.cache
 def indexing() -> Any:
     """The module device_index.py, likewise."""
     return importlib.import_module("minidetect.kernels.device_index")
@@ -123,7 +133,10 @@ def on_either_device(function: Callable) -> Callable:
             return twin(*args, **kwargs) if out is None else twin(*args, **kwargs, out=out)
         if out is None:
             return fetched(twin(*args, **kwargs))
-        out[...] = fetched(twin(*args, **kwargs))
+        result = fetched(twin(*args, **kwargs))
+        if (out.shape, out.dtype) != (result.shape, result.dtype):
+            raise ValueError(f"out must be {result.dtype} {result.shape}, got {out.dtype} {out.shape}")
+        out[...] = result
         return out
 
     return choose
@@ -136,7 +149,12 @@ def where_it_lives(function: Callable) -> Callable:
     def choose(*args: Any) -> Any:
         if not any(type(a) is DeviceArray for a in args):
             return function(*args)
-        return find_twin(function)(*(brought(a) for a in args))
+        if any(isinstance(a, np.ndarray) for a in args):
+            raise TypeError(
+                f"{function.__name__}: some arrays are on the GPU, some in the machine's memory. An optimiser keeps "
+                "arrays of its own: make it after model.to(...)"
+            )
+        return find_twin(function)(*args)
 
     return choose
 
@@ -203,8 +221,10 @@ def empty(shape: tuple[int, ...] | int, dtype: Any) -> DeviceArray:
     """A new array on the GPU that holds anything."""
     shape = (int(shape),) if isinstance(shape, (int, np.integer)) else tuple(int(n) for n in shape)
     dtype = np.dtype(dtype)
-    if dtype.name not in TYPES:
+    if dtype not in _types:
         raise TypeError(f"an array on the GPU holds {', '.join(TYPES[:-1])} or {TYPES[-1]}, not {dtype}")
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array can't have the shape {shape}")
     if math.prod(shape) > MOST:
         raise ValueError(f"an array on the GPU holds {MOST:,} numbers at most, not {shape}")
     return DeviceArray(gpu().Memory(math.prod(shape), dtype), shape, dtype)
@@ -343,26 +363,26 @@ class DeviceArray(NDArrayOperatorsMixin):
         indexing().put(self, index, value)
 
     def sum(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
-        return arithmetic().reduced("sum", self, axis, keepdims)
+        return reductions().reduced("sum", self, axis, keepdims)
 
     def mean(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
         axes = range(self.ndim) if axis is None else np.atleast_1d(axis)
         return self.sum(axis, keepdims) / math.prod(self.shape[int(a)] for a in axes)
 
     def prod(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
-        return arithmetic().reduced("prod", self, axis, keepdims)
+        return reductions().reduced("prod", self, axis, keepdims)
 
     def max(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
-        return arithmetic().reduced("max", self, axis, keepdims)
+        return reductions().reduced("max", self, axis, keepdims)
 
     def min(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
-        return arithmetic().reduced("min", self, axis, keepdims)
+        return reductions().reduced("min", self, axis, keepdims)
 
     def any(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
-        return arithmetic().reduced("max", self.astype(bool, copy=False), axis, keepdims)
+        return reductions().reduced("any", self.astype(bool, copy=False), axis, keepdims)
 
     def all(self, axis: Any = None, keepdims: bool = False) -> DeviceArray:
-        return arithmetic().reduced("min", self.astype(bool, copy=False), axis, keepdims)
+        return reductions().reduced("all", self.astype(bool, copy=False), axis, keepdims)
 
     def __array_ufunc__(self, ufunc: np.ufunc, method: str, *inputs: Any, **kwargs: Any) -> Any:
         return arithmetic().apply_ufunc(ufunc, method, inputs, kwargs)

@@ -24,7 +24,6 @@ from minidetect.kernels.device_math import (
     fill,
     merged,
     place,
-    reduced,
     stretched_strides,
     where,
 )
@@ -127,6 +126,7 @@ def get(x: DeviceArray, index: Any) -> DeviceArray:
 def put(y: DeviceArray, index: Any, value: Any) -> None:
     """y[index] = value. Of places that the index names twice, any of their values stays."""
     value = as_device(value, y.dtype)
+    value = value.copy() if value.memory is y.memory else value  # no thread shall read what another has written
     part = as_slice(y.shape, index)
     if part is not None:
         count = math.prod(part.shape)
@@ -226,15 +226,23 @@ def empty_like(x: DeviceArray, dtype: Any = None, shape: tuple[int, ...] | None 
     return empty(x.shape if shape is None else shape, x.dtype if dtype is None else dtype)
 
 
+def clip(x: DeviceArray, low: Any, high: Any) -> DeviceArray:
+    if low is None or high is None:
+        raise TypeError("np.clip of an array on the GPU needs both bounds: take np.maximum or np.minimum")
+    return compute(np.minimum, compute(np.maximum, x, low), high)
+
+
 def vdot(a: DeviceArray, b: DeviceArray) -> DeviceArray:
-    return reduced("sum", a.reshape(a.size) * b.reshape(b.size), None, False)
+    if a.size != b.size:
+        raise ValueError(f"np.vdot needs arrays of one size, got shapes {a.shape} and {b.shape}")
+    return (a.reshape(a.size) * b.reshape(b.size)).sum()
 
 
 FUNCTIONS: dict[Callable, Callable] = {
     np.asarray: as_device,
     np.broadcast_to: broadcast_to,
     np.copy: lambda x: x.copy(),
-    np.clip: lambda x, low, high: compute(np.minimum, compute(np.maximum, x, low), high),
+    np.clip: clip,
     np.concatenate: concatenate,
     np.empty_like: empty_like,
     np.full_like: lambda x, value, dtype=None, shape=None: like(value)(x, dtype, shape),

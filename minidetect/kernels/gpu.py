@@ -44,6 +44,8 @@ class NoGPUError(OSError, RuntimeError):
 @functools.cache
 def require_gpu() -> None:
     """Raise NoGPUError that says what is missing, unless kernels can be run."""
+    if config.CUDA_PER_THREAD_DEFAULT_STREAM:
+        raise NoGPUError("memory is used again in the order of one queue: unset NUMBA_CUDA_PER_THREAD_DEFAULT_STREAM")
     if SIMULATED or cuda.is_available():
         return
     try:
@@ -85,11 +87,17 @@ def describe() -> str:
 
 # --------------------------------------------------------------------------------------------------------- memory
 
-KEPT_BYTES = 4 << 30  # of memory that nobody uses, kept for the next array of the same size
+KEPT_SHARE = 0.8  # of the GPU's memory: so much that nobody uses is kept for the next array of the same size
 
-_kept: dict[tuple[int, np.dtype], list[Any]] = {}
+_kept: dict[tuple[int, np.dtype], list[Any]] = {}  # what was asked for longest ago comes first
 _kept_bytes = 0
 _lock = threading.RLock()
+
+
+@functools.cache
+def most_kept() -> int:
+    """KEPT_SHARE in bytes."""
+    return 1 << 30 if SIMULATED else int(KEPT_SHARE * cuda.current_context().get_memory_info()[1])
 
 
 class Memory:
@@ -105,10 +113,14 @@ class Memory:
         require_gpu()
         self.key, self.array = (max(size, 1), dtype), None
         self.nbytes = self.key[0] * dtype.itemsize
+        most_kept()
         with _lock:
-            if _kept.get(self.key):
-                self.array = _kept[self.key].pop()
+            same = _kept.pop(self.key, [])
+            if same:
+                self.array = same.pop()
                 _kept_bytes -= self.nbytes
+            if same:
+                _kept[self.key] = same  # now the last one asked for
         if self.array is None:
             self.array = self._ask()
 
@@ -122,11 +134,12 @@ class Memory:
     def __del__(self) -> None:
         global _kept_bytes
         array = getattr(self, "array", None)
-        if array is None or self.nbytes > KEPT_BYTES:
+        if array is None or self.nbytes > most_kept():  # which `__init__` has asked the driver for
             return
         with _lock:
-            if _kept_bytes + self.nbytes > KEPT_BYTES:  # full of sizes that nobody asks for again
-                release_memory()
+            while _kept_bytes + self.nbytes > most_kept():
+                size, dtype = oldest = next(iter(_kept))
+                _kept_bytes -= size * dtype.itemsize * len(_kept.pop(oldest))
             _kept.setdefault(self.key, []).append(array)
             _kept_bytes += self.nbytes
 

@@ -11,8 +11,8 @@ much does not, and those are the many computations. So there are two launches:
     2   the chain, by a single block, 64 boxes at a time. One thread goes through the 64, by the words on the diagonal;
         then all threads strike out what the survivors overlap further right, each the words of its own column.
 
-The processor looks at near boxes only (nms.py); here all pairs are compared: 10,000 boxes are 50 million pairs, a
-fraction of a millisecond. All overlaps are float64 with products that round at once, so the survivors are the same.
+The processor looks at near boxes only (nms.py); here all pairs are compared, 50 million for 10,000 boxes, since none of
+them waits for another. All overlaps are float64 with products that round at once, so the survivors are the same.
 Sorting by the scores stays on the processor, as does whoever uses the survivors.
 
 Left out: more than 65,536 boxes, whose mask would take more than half a gigabyte; the processor does those.
@@ -23,7 +23,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidetect.kernels import nms as on_processor
-from minidetect.kernels.device import DeviceArray, empty, to_device, to_numpy
+from minidetect.kernels.device import DeviceArray, empty, to_numpy
 from minidetect.kernels.gpu import SIMULATED, cuda, rounded_product
 
 WORD = 64  # bits, and the threads of a block that makes them
@@ -126,8 +126,8 @@ def _survivors_of_word(removed, many, diagonal):
 def _struck_out(mask, first, w, stay):
     """What the boxes that stay, of the 64 from place `first` on, overlap in word w.
 
-    All rows are read, also those of boxes that do not stay: 64 reads that wait for nothing take less time than a few
-    that wait for each other.
+    All rows are read, also those of boxes that do not stay: 64 reads that wait for nothing can be under way together,
+    while the rows of those that stay would be found one by one.
     """
     bits = np.uint64(0)
     for k in range(WORD):
@@ -136,19 +136,22 @@ def _struck_out(mask, first, w, stay):
     return bits
 
 
-def survivors(boxes: DeviceArray, order: DeviceArray, threshold: float, by_smaller: bool) -> DeviceArray:
-    """The boxes (N, 4) that survive when they are gone through in the given order (N,): int64 (K,)."""
+def survivors(boxes: DeviceArray, order: DeviceArray, threshold: float, by_smaller: bool) -> np.ndarray:
+    """The boxes (N, 4) that survive when they are gone through in the given order (N,): int64 (K,).
+
+    An array in the machine's memory: `nms`, the only one that asks, gives no other.
+    """
     n = len(order)
     if n == 0:
-        return empty(0, np.int64)
+        return np.empty(0, np.int64)
     if n > MOST_BOXES:
         compute = on_processor.survivors.__wrapped__
-        return to_device(compute(to_numpy(boxes), to_numpy(order), threshold, by_smaller))
+        return compute(to_numpy(boxes), to_numpy(order), threshold, by_smaller)
     words = -(-n // WORD)
     mask, rank = empty((WORD * words, words), np.uint64), empty(1 + n, np.int64)
     _overlap_bits[(words, words), WORD](boxes.nd, order.nd, threshold, by_smaller, mask.nd)
     _scan[1, SCAN_THREADS](mask.nd, order.nd, rank.nd)
-    count = int(rank[0].item())
-    if count < 0:
+    found = to_numpy(rank)  # how many there are isn't known here before: cut off after one copy, not between two
+    if found[0] < 0:
         raise on_processor.nan_error("boxes", to_numpy(boxes))
-    return rank[1 : 1 + count]
+    return found[1 : 1 + found[0]]

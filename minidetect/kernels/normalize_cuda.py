@@ -11,6 +11,9 @@ On the processor one thread does all the work on a channel, pass after pass. Her
     2   one block a channel: adds these up, in a fixed order, and makes a scale and a shift of them
     3   each thread: its values, by that scale and shift
 
+Where a channel is a single share (a map of 8x8 in a batch of 16, say), step 1 knows all of it, and makes the scale and
+the shift itself: step 2 is a launch for nothing then, and left out.
+
 The mean must be known before the squared distances from it are added up: sum(x**2) - M * mean**2 would lose all
 digits where the mean is large. A block does so within its share, by the share's own mean, and reads it twice, the
 second time from the cache. (That mean is rounded; the distances from it also add up to what it is off by, exactly.)
@@ -18,10 +21,11 @@ Shares of n values, of mean m and with squared distances s from it, make a chann
 
     mean = sum n*m / M,   var = sum (s + n * (m - mean)**2) / M            (Chan, Golub, LeVeque 1979)
 
-so that x comes from memory twice for a forward pass, not three times. A thread adds its dozen of numbers in the type
-of x, four reads under way at once; all that follows, a few numbers a block, is float64.
+so that x comes from memory twice for a forward pass, not three times. A thread adds its few numbers in the type of x,
+four reads under way at once; all that follows, a few numbers a block, is float64.
 
-Left out: step 1 reads maps of 1x1 (of a fully connected layer) with gaps, at an eighth of the speed.
+Left out: step 1 reads maps of 1x1 (of a fully connected layer) with gaps. Memory delivers 32 bytes at a time, of which
+one float32 is used.
 """
 
 from __future__ import annotations
@@ -53,8 +57,11 @@ def _part_sums(x, deep, wide, parts):
 
 
 @cuda.jit
-def _part_moments(x, deep, wide, parts):
-    """parts (3, C, shares): how many values, their sum, and the sum of their squared distances from their mean."""
+def _part_moments(x, deep, wide, parts, count, gamma, eps, mean, var, scales):
+    """parts (3, C, shares): how many values, their sum, and the sum of their squared distances from their mean.
+
+    The others are those of `_fold_moments`, and written where a channel has one share.
+    """
     room = cuda.shared.array(THREADS, np.float64)
     c, end, last = cuda.blockIdx.x, min((cuda.blockIdx.y + 1) * wide, x.shape[2]), _last(deep, x)
     first, start = cuda.blockIdx.z * deep, cuda.blockIdx.y * wide
@@ -63,8 +70,8 @@ def _part_moments(x, deep, wide, parts):
     while n < last:
         total += _sum(x[n, c], start + cuda.threadIdx.x, end, cuda.blockDim.x)
         n += cuda.blockDim.y
-    count = np.float64((last - first) * (end - start))
-    centre = x.dtype.type(_sum_of_block(total, room) / count)
+    here = np.float64((last - first) * (end - start))
+    centre = x.dtype.type(_sum_of_block(total, room) / here)
     away, squares = x.dtype.type(0), x.dtype.type(0)
     n = first + cuda.threadIdx.y
     while n < last:
@@ -75,14 +82,18 @@ def _part_moments(x, deep, wide, parts):
     away_of_block = _sum_of_block(away, room)
     squares_of_block = _sum_of_block(squares, room)
     if cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
-        off = away_of_block / count  # the mean is centre + off
-        parts[0, c, _share()], parts[1, c, _share()] = count, count * (np.float64(centre) + off)
-        parts[2, c, _share()] = squares_of_block - away_of_block * off
+        off = away_of_block / here  # the mean is centre + off
+        of_share, squares_of_block = np.float64(centre) + off, squares_of_block - away_of_block * off
+        if parts.shape[2] == 1:
+            _write_scales(c, of_share, squares_of_block / count, gamma, eps, mean, var, scales)
+        else:
+            parts[0, c, _share()], parts[1, c, _share()] = here, here * of_share
+            parts[2, c, _share()] = squares_of_block
 
 
 @cuda.jit
-def _part_sums_and_products(gy, x, mean, deep, wide, parts):
-    """parts (2, C, shares): the sums of gy and of gy * (x - mean)."""
+def _part_sums_and_products(gy, x, deep, wide, parts, count, gamma, mean, var, eps, fixed, ggamma, gbeta, scales):
+    """parts (2, C, shares): the sums of gy and of gy * (x - mean). The others: of `_fold_gradients`, likewise."""
     room = cuda.shared.array(THREADS, np.float64)
     c, end, last = cuda.blockIdx.x, min((cuda.blockIdx.y + 1) * wide, x.shape[2]), _last(deep, x)
     centre = x.dtype.type(mean[c])
@@ -97,7 +108,12 @@ def _part_sums_and_products(gy, x, mean, deep, wide, parts):
     sum_of_block = _sum_of_block(total, room)
     product_of_block = _sum_of_block(product, room)
     if cuda.threadIdx.x == 0 and cuda.threadIdx.y == 0:
-        parts[0, c, _share()], parts[1, c, _share()] = sum_of_block, product_of_block
+        if parts.shape[2] == 1:
+            _write_gradients(
+                c, sum_of_block, product_of_block, count, gamma, mean, var, eps, fixed, ggamma, gbeta, scales
+            )
+        else:
+            parts[0, c, _share()], parts[1, c, _share()] = sum_of_block, product_of_block
 
 
 @cuda.jit(device=True)
@@ -192,8 +208,13 @@ def _fold_moments(parts, count, gamma, eps, mean, var, scales):
         total += parts[2, c, k] + many * away * away
     variance = _sum_of_block(total, room) / count
     if cuda.threadIdx.x == 0:
-        mean[c], var[c] = centre, variance
-        scales[0, c], scales[1, c] = centre, np.float64(gamma[c]) / math.sqrt(variance + eps)
+        _write_scales(c, centre, variance, gamma, eps, mean, var, scales)
+
+
+@cuda.jit(device=True)
+def _write_scales(c, centre, variance, gamma, eps, mean, var, scales):
+    mean[c], var[c] = centre, variance
+    scales[0, c], scales[1, c] = centre, np.float64(gamma[c]) / math.sqrt(variance + eps)
 
 
 @cuda.jit
@@ -216,12 +237,18 @@ def _fold_gradients(parts, count, gamma, mean, var, eps, fixed, ggamma, gbeta, s
     total = _sum_of_block(total, room)
     product = _sum_of_block(product, room)
     if cuda.threadIdx.x == 0:
-        inv_std = 1.0 / math.sqrt(np.float64(var[c]) + eps)
-        gbeta[c], ggamma[c] = total, product * inv_std
-        scale = np.float64(gamma[c]) * inv_std
-        share = 0.0 if fixed else -scale / count  # constants have no gradient of their own
-        scales[0, c], scales[1, c] = mean[c], scale
-        scales[2, c], scales[3, c] = share * inv_std * inv_std * product, share * total
+        _write_gradients(c, total, product, count, gamma, mean, var, eps, fixed, ggamma, gbeta, scales)
+
+
+@cuda.jit(device=True)
+def _write_gradients(c, total, product, count, gamma, mean, var, eps, fixed, ggamma, gbeta, scales):
+    """total, product: a channel's sums of gy and of gy * (x - mean)."""
+    inv_std = 1.0 / math.sqrt(np.float64(var[c]) + eps)
+    gbeta[c], ggamma[c] = total, product * inv_std
+    scale = np.float64(gamma[c]) * inv_std
+    share = 0.0 if fixed else -scale / count  # constants have no gradient of their own
+    scales[0, c], scales[1, c] = mean[c], scale
+    scales[2, c], scales[3, c] = share * inv_std * inv_std * product, share * total
 
 
 # ------------------------------------------------------------------------------------ step 3: each thread its values
@@ -269,8 +296,10 @@ def channel_sums(x: DeviceArray) -> DeviceArray:
     x = as_planes(x)
     launch, deep, wide = shares(x.shape)
     sums, parts = empty(x.shape[1], x.dtype), _room_for_parts(launch)
-    _part_sums[launch](x.nd, deep, wide, parts.nd)
-    fold_sums[x.shape[1], THREADS](parts.nd, sums.nd)
+    alone = parts.shape[1] == 1
+    _part_sums[launch](x.nd, deep, wide, (sums.reshape(parts.shape) if alone else parts).nd)
+    if not alone:
+        fold_sums[x.shape[1], THREADS](parts.nd, sums.nd)
     return sums
 
 
@@ -285,9 +314,10 @@ def batch_norm_forward(
     launch, deep, wide = shares(planes.shape)
     parts, scales = _room_for_parts(launch, 3), empty((2, channels), x.dtype)
     mean, var = empty(channels, np.float64), empty(channels, np.float64)
-    _part_moments[launch](planes.nd, deep, wide, parts.nd)
-    count = x.size // channels
-    _fold_moments[channels, THREADS](parts.nd, count, gamma.nd, float(eps), mean.nd, var.nd, scales.nd)
+    whole = parts.nd, x.size // channels, gamma.nd, float(eps), mean.nd, var.nd, scales.nd
+    _part_moments[launch](planes.nd, deep, wide, *whole)
+    if parts.shape[2] > 1:
+        _fold_moments[channels, THREADS](*whole)
     return _scaled(x, scales.nd[0], scales.nd[1], beta.astype(x.dtype, copy=False).nd), mean, var
 
 
@@ -316,10 +346,11 @@ def batch_norm_backward(
     launch, deep, wide = shares(planes.shape)
     parts, scales = _room_for_parts(launch, 2), empty((4, channels), x.dtype)
     ggamma, gbeta = empty(channels, x.dtype), empty(channels, x.dtype)
-    _part_sums_and_products[launch](g.nd, planes.nd, mean.nd, deep, wide, parts.nd)
-    _fold_gradients[channels, THREADS](
-        parts.nd, x.size // channels, gamma.nd, mean.nd, var.nd, float(eps), fixed, ggamma.nd, gbeta.nd, scales.nd
-    )
+    statistics = gamma.nd, mean.nd, var.nd, float(eps), fixed
+    whole = parts.nd, x.size // channels, *statistics, ggamma.nd, gbeta.nd, scales.nd
+    _part_sums_and_products[launch](g.nd, planes.nd, deep, wide, *whole)
+    if parts.shape[2] > 1:
+        _fold_gradients[channels, THREADS](*whole)
     if fixed:  # x need not be read again: slope and shift are 0, and so serve as what to subtract and to add
         return _scaled(gy, scales.nd[2], scales.nd[1], scales.nd[3]), ggamma, gbeta
     gx, rows = empty(x.shape, x.dtype), _rows(x)

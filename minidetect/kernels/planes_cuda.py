@@ -9,8 +9,10 @@ of dividing its place by P and by C for every number. A block is as wide as a pl
 as high as its 256 threads allow: 1 x 256 for a fully connected layer, 64 x 4 for a map of 7x7, 256 x 1 from 129 on.
 
 A sum over a channel: 64 channels of 16x320x320 values each would keep 64 blocks busy, and a GPU runs a thousand at
-once. So each block adds up a share of 4096 values at most and writes one number; `fold_sums` adds those. Atomic
-additions would need no second launch, but their order changes from run to run, and a float's sum with it.
+once. So each block adds up a share of a channel and writes one number; `fold_sums` adds those. Shares are as small as
+it takes to have a thousand blocks, but not below 512 values, two for each thread of a block, which then adds up
+with the others in eight steps. A channel of 4096 values or fewer is one share: then nothing is left for a second launch
+to add. Atomic additions would need none either, but their order changes from run to run, and a float's sum with it.
 """
 
 from __future__ import annotations
@@ -22,7 +24,9 @@ import numpy as np
 from minidetect.kernels.device import DeviceArray
 from minidetect.kernels.gpu import MOST_BLOCKS, SIMULATED, THREADS, cuda
 
-VALUES = 8 if SIMULATED else 4096  # of a block's share: few enough to be still in the cache when read again
+VALUES = 8 if SIMULATED else 4096  # of a share at most: few enough to be still in the cache when read again
+FEWEST_VALUES = 4 if SIMULATED else 512  # of a share, where a channel has more than one
+BLOCKS = 8 if SIMULATED else 1024  # that there should be: an H100 has room for 132 * 8 of 256 threads at once
 MOST_IN_Y = 65535  # blocks that a grid may have along y, and along z
 
 
@@ -48,9 +52,12 @@ def shares(shape: tuple[int, int, int]) -> tuple[tuple[tuple, tuple], int, int]:
     The grid is (C, parts of the positions, parts of the samples).
     """
     samples, channels, positions = shape
-    parts = min(-(-positions // VALUES), MOST_IN_Y)
+    values = VALUES
+    if samples * positions > VALUES:
+        values = min(max(samples * channels * positions // BLOCKS, FEWEST_VALUES), VALUES)
+    parts = min(-(-positions // values), MOST_IN_Y)
     wide = -(-positions // parts)
-    deep = max(VALUES // wide, 1, -(-samples // MOST_IN_Y))
+    deep = max(values // wide, 1, -(-samples // MOST_IN_Y))
     return ((channels, -(-positions // wide), -(-samples // deep)), block_shape(wide)), deep, wide
 
 

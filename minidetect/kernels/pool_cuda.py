@@ -14,8 +14,9 @@ whether it was their winner (it gathers): ceil(kernel / stride) ** 2 reads at mo
 
 Threads stand in blocks of columns x rows x planes (`grid_of_planes`), and there are as many as there are numbers to
 make: no thread divides its number by H and W to learn which pixel is its own, nor loops over several, for which it
-would divide too. A division takes as long as the whole of a small window. The same geometry (`pixels_under`), order of
-ties (`fold`) and table (`shares`) as in pool.py.
+would divide too. A GPU has no instruction for dividing whole numbers and makes it of many others, where a window of
+2x2 is 4 reads and 4 comparisons. The same geometry (`pixels_under`), order of ties (`fold`) and table (`shares`) as in
+pool.py.
 
 Left out: loops of their own for 2x2 and 3x3 windows, several outputs a thread, vector loads.
 """
@@ -63,7 +64,7 @@ def _next_power_of_two(n: int) -> int:
 def windows_over(pixel, kernel, stride, padding, count):
     """The windows [first, last) of an axis that contain a pixel: the inverse of `pixels_under`."""
     at = pixel + padding
-    last = np.int32(np.uint32(at) // np.uint32(stride)) + 1  # of 32 bits: it takes a fraction of Python's
+    last = np.int32(np.uint32(at) // np.uint32(stride)) + 1  # in 32 bits, for fewer instructions
     first = last
     while first > 0 and (first - 1) * stride + kernel > at:
         first -= 1
@@ -109,7 +110,7 @@ def _max_pool_backward(gy, argmax, kernel, stride, padding, gx):
 
 @cuda.jit
 def _max_pool_values(x, kernel, stride, padding, y):
-    """`_max_pool` for inference: half as much to write."""
+    """`_max_pool` for inference, where no winners are written."""
     plane, i, j = my_pixel()
     if plane >= y.shape[0] or i >= y.shape[1] or j >= y.shape[2]:
         return
@@ -127,7 +128,7 @@ def _max_pool_values(x, kernel, stride, padding, y):
 
 @cuda.jit
 def _avg_pool(x, kernel, stride, padding, down, across, y):
-    """down (PH,), across (PW,): 1 / the number of real pixels under a window. A division would take longer."""
+    """down (PH,), across (PW,): 1 / the number of real pixels under a window, so that nobody divides."""
     plane, i, j = my_pixel()
     if plane >= y.shape[0] or i >= y.shape[1] or j >= y.shape[2]:
         return

@@ -4,8 +4,9 @@ N: samples, C: channels, P: positions (all axes after the channel, flattened).
 
 Forward, a thread reads its plane's slope once and then walks along the plane (planes_cuda.py). Backward, each block
 takes a share of one channel: it writes that share's gx, and adds up what it contributes to the slope's gradient, so
-that gy and x are read once for both. A second launch adds up the shares, in a fixed order: the result is the same in
-every run. A thread adds its dozen of numbers in the type of x, everything after that is float64, as on the processor.
+that gy and x are read once for both. A second launch adds up the shares, if there are several, in a fixed order: the
+result is the same in every run. A thread adds its few numbers in the type of x, everything after that is float64, as on
+the processor.
 
 Here there is no second way for short planes: a block that is narrower than 256 is higher instead.
 """
@@ -81,7 +82,9 @@ def prelu_backward(gy: DeviceArray, x: DeviceArray, slope: DeviceArray) -> tuple
         return gx, zeros(slope.shape, slope.dtype)
     x = as_planes(x)
     launch, deep, wide = shares(x.shape)
-    gslope, parts = empty(slope.shape, slope.dtype), empty((x.shape[1], launch[0][1] * launch[0][2]), np.float64)
+    many, gslope = launch[0][1] * launch[0][2], empty(slope.shape, slope.dtype)
+    parts = empty((x.shape[1], many), np.float64) if many > 1 else gslope.reshape(x.shape[1], 1)
     _planes_backward[launch](gy.reshape(x.shape).nd, x.nd, slope.nd, deep, wide, gx.reshape(x.shape).nd, parts.nd)
-    fold_sums[x.shape[1], THREADS](parts.nd, gslope.nd)
+    if many > 1:
+        fold_sums[x.shape[1], THREADS](parts.nd, gslope.nd)
     return gx, gslope

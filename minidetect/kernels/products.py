@@ -16,7 +16,7 @@ from minidetect.kernels.threads import one_blas_thread
 
 
 @on_either_device
-def product(a: np.ndarray, b: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+def product(a: np.ndarray, b: np.ndarray, *, out: np.ndarray | None = None) -> np.ndarray:
     """a (M, K) @ b (K, N) -> (M, N); out: where to, else a new array."""
     with one_blas_thread():
         return np.matmul(a, b, out=out)

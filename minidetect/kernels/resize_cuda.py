@@ -8,9 +8,9 @@ tables of resize.py; they stay on the GPU once they were needed, or each call wo
 
 How the work is dealt out. The processor blends whole rows into a strip first, and then the columns of the strip: taps_y
 + taps_x steps for each output, taps being the pixels read along an axis. Here a thread makes one output, and blends the
-columns that it needs itself: taps_y * taps_x steps, 4 for bilinear, and no strip to write and to read again. That is
-more arithmetic where an image shrinks a lot (49 for taps of 7), but a GPU waits for memory, not for that, and the
-pixels, which the neighbours read too, come from its cache.
+columns that it needs itself: taps_y * taps_x steps, 4 for bilinear as on the processor, and no strip to write and to
+read again. Where an image shrinks a lot that is more arithmetic, 49 steps for taps of 7 instead of 14; the pixels,
+which the neighbours read too, come from the cache.
 
 The gradient is no scatter: `transposed_taps` says which outputs read a pixel, so that each pixel gathers, in the same
 order in every run.

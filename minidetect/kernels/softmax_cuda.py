@@ -6,8 +6,8 @@ Where a row is short (2 classes, 21), a thread does a whole row, as the processo
 second and third pass over the row find it in the cache. Where a row is longer than SHORT and than I, a whole block
 takes it: each thread every 256th number, and maxima and sums are those of the block, by a tree in shared memory.
 
-An exponential costs less here than keeping it in memory would: it is computed twice, once for the sum, once for y.
-Sums are in the type of x, by a tree where a row is long. Left out: more than 2**32 rows.
+Every exponential is computed twice, once for the sum and once for y: to keep it would be one number more to write and
+to read again. Sums are in the type of x, by a tree where a row is long. Left out: more than 2**32 rows.
 """
 
 from __future__ import annotations
@@ -101,7 +101,7 @@ def _log_softmax_backward(gy, y, gx):
 
 @cuda.jit(device=True)
 def _place(r, inner):
-    """The o and the i of row r. Dividing numbers of 32 bits takes a third of the time."""
+    """The o and the i of row r. Numbers of 32 bits are divided by fewer instructions than those of 64."""
     return np.uint32(r) // np.uint32(inner), np.uint32(r) % np.uint32(inner)
 
 

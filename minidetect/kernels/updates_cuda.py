@@ -80,6 +80,8 @@ def move_averages(
     running_mean: DeviceArray, running_var: DeviceArray, mean: DeviceArray, var: DeviceArray, momentum: float,
     count: int,
 ) -> None:
+    if running_mean.size == 0:
+        return
     arrays = (a.flat for a in (running_mean, running_var, mean, var))
     _averages[grid_for(running_mean.size)](*arrays, float(momentum), count / (count - 1))
 

@@ -252,8 +252,8 @@ class Fused(Module):
 
     def __call__(self, x: Tensor | np.ndarray) -> Tensor:
         x = x.data if isinstance(x, Tensor) else x
-        x = to_device(x) if self._is_on_gpu() else x
-        values = {0: x if is_on_gpu(x) else np.ascontiguousarray(x, np.float32)}
+        x = x.astype(np.float32, copy=False) if is_on_gpu(x) else np.ascontiguousarray(x, np.float32)
+        values = {0: to_device(x) if self._is_on_gpu() else x}
         lent: dict[int, np.ndarray] = {}
         for k, step in enumerate(self.steps):
             source, residual = values[step.source], values.get(step.residual)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 from minidetect.autograd.tensor import Tensor
+from minidetect.kernels.device import is_on_gpu
 from minidetect.nn.init import he_normal, normal
 from minidetect.nn.module import Module
 from minidetect.ops.activation import leaky_relu, prelu, relu
 from minidetect.ops.conv import conv2d
 from minidetect.ops.elementwise import mul
 from minidetect.ops.linear import linear
+from minidetect.ops.shape import reshape
 
 
 def parameter(data: np.ndarray) -> Tensor:
@@ -77,6 +81,8 @@ class PReLU(Module):
 
     def __call__(self, x: Tensor) -> Tensor:
         slope = self.slope
+        if slope.size == 1 and is_on_gpu(x.data):  # all as one channel: no launch more
+            return reshape(prelu(reshape(x, (len(x), 1, math.prod(x.shape[1:]))), slope), x.shape)
         if slope.size == 1 and x.shape[1] != 1:  # as a product, so that its gradient is the sum over channels
             slope = mul(slope, np.ones_like(x.data, shape=x.shape[1]))
         return prelu(x, slope)

@@ -4,12 +4,14 @@
 
 The arithmetic is done by nobody: arrays "on the GPU" are NumPy's, and starting a kernel compiles it for the types of
 its arguments. So the operations and models of the library are gone through once, and each kernel that they ask for must
-have the right types, for float32 and float64. Needs the compiler (NVVM), which comes with "numba-cuda[cu12]". Where
-ptxas is found, it tells what each kernel takes: registers, and bytes of memory for registers that did not suffice.
+have the right types, for float32 and float64; a kernel that nobody asks for is an error. Needs the compiler (NVVM),
+which comes with "numba-cuda[cu12]"; without it the exit code is 77. Where ptxas is found, it tells what each kernel
+takes: registers, bytes of memory for those that did not suffice (spilled), and for arrays of a thread's own (stack).
 """
 
 from __future__ import annotations
 
+import ast
 import shutil
 import subprocess
 import sys
@@ -23,6 +25,8 @@ from numba import cuda, from_dtype, types
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 COMPUTE = (8, 0)  # A100 and newer
+NO_COMPILER = 77
+ROOT = Path(__file__).parents[2] / "minidetect"
 
 
 class Pretended(np.ndarray):
@@ -73,6 +77,7 @@ def pretend_a_gpu() -> None:
     dispatcher.CUDADispatcher.__getitem__ = start
     cuda.device_array = lambda size, dtype: np.zeros(size, dtype).view(Pretended)
     gpu.require_gpu = lambda: None
+    gpu.most_kept = lambda: 1 << 30
 
 
 def go_through_everything() -> None:
@@ -81,7 +86,7 @@ def go_through_everything() -> None:
 
     from minidetect.benchmark import cuda_timing
     from minidetect.detection.structures import make_target
-    from minidetect.kernels import iou, nms, resize, roi_pool_cuda
+    from minidetect.kernels import iou, nms, normalize, pool, resize, roi_pool_cuda
     from minidetect.kernels.conv import conv2d_forward
     from minidetect.kernels.device import to_device
     from minidetect.models.extd import EXTD
@@ -99,6 +104,11 @@ def go_through_everything() -> None:
         for mode in nms.MODES:
             nms.nms(boxes, rng.random(70), 0.5, mode)
         x, w, slope = (to_device(rng.random(shape).astype(dtype)) for shape in ((1, 40, 9, 8), (40, 40, 3, 3), (40,)))
+        pool.max_pool_values(x, 2, 2, 0, False)
+        many, two = to_device(np.zeros((1, 2, 5000), dtype)), to_device(np.ones(2, dtype))  # several blocks a channel
+        normalize.channel_sums(many)
+        _, mean, var = normalize.batch_norm_forward(many, two, two, 1e-5)
+        normalize.batch_norm_backward(many, many, two, mean, var, 1e-5, False)
         for filters in (5, 20, 40):
             conv2d_forward(x, w[:filters], None, 1, 1, 1, 1, slope=slope[:filters])
         gy, rois = to_device(rng.random((3, 40, 2, 2)).astype(dtype)), to_device(np.zeros((3, 5)))
@@ -127,8 +137,22 @@ def go_through_everything() -> None:
         optimiser.step()
 
 
-def resources(ptx: str, ptxas: str) -> tuple[int, int] | None:
-    """Registers of a thread, and bytes of registers that did not fit; None if ptxas is too old for this PTX."""
+def kernels_in(folder: Path) -> set[tuple[str, str]]:
+    """(module, name) of every kernel that is written down below a folder; device functions are no kernels."""
+    found = set()
+    for path in folder.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and "cuda.jit" in map(ast.unparse, node.decorator_list):
+                found.add((path.stem, node.name))
+    return found
+
+
+def kernel_name(function: object) -> tuple[str, str]:
+    return function.__module__.rpartition(".")[2], function.__name__
+
+
+def resources(ptx: str, ptxas: str) -> tuple[int, int, int] | None:
+    """Registers of a thread, bytes spilled, bytes of stack; None if ptxas is too old for this PTX."""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
         file.write(ptx)
         file.flush()
@@ -136,28 +160,49 @@ def resources(ptx: str, ptxas: str) -> tuple[int, int] | None:
         done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
         return None
-    registers = done.stderr.partition("Used ")[2].partition(" registers")[0]
-    return int(registers), int(done.stderr.partition(" bytes spill stores")[0].split()[-1])
+    before = (done.stderr.partition(text)[0].split()[-1] for text in (" registers", " bytes spill st", " bytes stack"))
+    return tuple(map(int, before))
 
 
-def report() -> int:
-    """A line for each kernel; how many have registers that spill."""
+def report() -> bool:
+    """A line for each kernel; whether every kernel was compiled, and none spills."""
     ours = next((str(path) for path in Path(sys.prefix).rglob("nvidia/cuda_nvcc/bin/ptxas")), None)
-    ptxas, known, spilling = ours or shutil.which("ptxas"), 0, 0
-    by_name = sorted(compiled.items(), key=lambda item: (item[0][0].__module__, item[0][0].__name__))
+    ptxas, all_taken = ours or shutil.which("ptxas"), []
+    by_name = sorted(compiled.items(), key=lambda item: kernel_name(item[0][0]))
     for (kernel, signature), ptx in by_name:
         taken = resources(ptx, ptxas) if ptxas else None
-        facts = "" if taken is None else f"{taken[0]:>4} registers, {taken[1]:>3} bytes spilled, "
-        known += taken is not None
-        spilling += taken is not None and taken[1] > 0
+        all_taken += [] if taken is None else [taken]
+        facts = "" if taken is None else "{:>4} registers, {:>3} bytes spilled, {:>4} of stack, ".format(*taken)
         precision = "float64" if "float64" in str(signature[:1]) else "float32" if "float32" in str(signature) else ""
-        name = f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}"
-        print(f"{name:<42} {precision:<8} {facts}{ptx.count('.f64')} instructions in float64")
-    print(f"{len(compiled)} kernels compiled, {cuda.implementation} target; registers spill in {spilling} of {known}")
-    return spilling
+        print(f"{'.'.join(kernel_name(kernel)):<42} {precision:<8} {facts}{ptx.count('.f64')} instructions in float64")
+    missing = kernels_in(ROOT) - {kernel_name(kernel) for kernel, _ in compiled}
+    spilling, stacked = sum(taken[1] > 0 for taken in all_taken), sum(taken[2] > 0 for taken in all_taken)
+    print(
+        f"{len(compiled)} kernels compiled, {cuda.implementation} target; of {len(all_taken)} that ptxas looked at, "
+        f"registers spill in {spilling}, and {stacked} have a stack"
+    )
+    print("".join(f"never compiled: {'.'.join(name)}\n" for name in sorted(missing)), end="")
+    return not missing and not spilling
+
+
+def has_compiler() -> bool:
+    """Whether a kernel of one line can be compiled: then any error of another is its own."""
+
+    @cuda.jit
+    def nothing(x):
+        x[0] = 0
+
+    try:
+        cuda.compile_ptx(nothing.py_func, (types.float32[::1],), cc=COMPUTE)
+    except Exception as error:  # each of Numba's targets has its own
+        print(f"no compiler for GPUs: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
+        return False
+    return True
 
 
 if __name__ == "__main__":
+    if not has_compiler():
+        sys.exit(NO_COMPILER)
     pretend_a_gpu()
     go_through_everything()
-    sys.exit(1 if report() else 0)
+    sys.exit(0 if report() else 1)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,10 +13,25 @@ from minidetect.kernels import gpu
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+started: set[str] = set()  # kernels, as module.name
+
 if gpu.SIMULATED:
-    from simulator import quicken
+    from simulator import quicken, simulator
 
     quicken()
+    make = simulator.BlockManager.__init__
+
+    def note(self: simulator.BlockManager, kernel: Callable, *rest: object) -> None:
+        started.add(f"{kernel.__module__.rpartition('.')[2]}.{kernel.__name__}")
+        make(self, kernel, *rest)
+
+    simulator.BlockManager.__init__ = note
+
+
+def pytest_sessionfinish() -> None:
+    """Tell tests/test_cuda.py, which starts a process for each file, which kernels this one has started."""
+    if "MINIDETECT_STARTED" in os.environ:
+        Path(os.environ["MINIDETECT_STARTED"]).write_text("\n".join(sorted(started)))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -53,7 +53,7 @@ EXPRESSIONS = {
     "clip": lambda a, c: np.clip(a, -1, 1),
     "compared": lambda a, c: (a > 0) & (a <= c) | (a == c),
     "not": lambda a, c: ~(a > 0),
-    "isfinite": lambda a, c: np.isfinite(np.where(a > 1, np.inf, a)),
+    "isfinite": lambda a, c: np.isfinite(np.where(a > 1, np.nan, a)),
     "where, numbers": lambda a, c: np.where(a > 0, 1, a),
     "where, stretched": lambda a, c: np.where(c > 0, a, c),
     "sum": lambda a, c: a.sum(),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 
 import numpy as np
@@ -15,11 +16,13 @@ from minidetect.kernels.device import count_copies, is_on_gpu, to_numpy
 from minidetect.models.extd import EXTD
 from minidetect.models.facecraft import JointCascade
 from minidetect.models.single_shot_loss import single_shot_losses
+from minidetect.nn.checkpoint import load_arrays
 from minidetect.nn.fuse import fuse
 from minidetect.nn.layers import Conv2d, Linear, PReLU, Sequential
 from minidetect.nn.module import Module
 from minidetect.nn.normalize import BatchNorm2d
 from minidetect.nn.optim import SGD, Adam, clip_gradients
+from minidetect.train.loop import Schedule, train_phase
 
 TABLES = (((2, 3, 2), (3, 5, 0)), ((2, 3, 3), (3, 3, 3)), ((2, 3, 3), (2, 3, 3), (3, 3, 3)))  # as few filters as can be
 
@@ -150,3 +153,39 @@ def test_a_detector_for_people(thorough, rng):
     np.testing.assert_allclose(found.boxes, expected.boxes, 1e-3, 1e-2)
     with pytest.raises(ValueError, match="facecraft: detects on the processor alone"):
         load("facecraft", device="cuda")
+
+
+@pytest.mark.parametrize("adam", [False, True])
+def test_a_training_that_is_stopped_and_goes_on_there(adam, tmp_path, rng):
+    """The loop of every training: checkpoints are written from the GPU, read into it, and end in the same weights."""
+    # Without a bias: before a batch norm its gradient is rounding alone, which Adam makes as large as any other's.
+    start = Sequential(Conv2d(2, 3, 3, rng, bias=False), BatchNorm2d(3), PReLU(1))
+    ends = {}
+    for device in ("cpu", "cuda"):
+        for steps, every in ((2, 1), (3, 1)):  # two of three steps, and then the third
+            model = copy.deepcopy(start).to(device)
+
+            def losses(step_rng, model=model):
+                return {"mean": (model(Tensor(step_rng.random((2, 2, 5, 4), np.float32))) ** 2).mean()}
+
+            schedule = Schedule(3, lr=0.1, warm_up=0, adam=adam)
+            train_some(model, losses, schedule, tmp_path / device, steps, every)
+        ends[device] = load_arrays(tmp_path / device / "phase.npz")[0]
+    same(ends["cuda"], ends["cpu"], 1e-4)
+
+
+def train_some(model, losses, schedule, folder, steps, every) -> None:
+    """`train_phase`, stopped by an error after some steps, as by a kill."""
+    done = 0
+
+    def stopping(rng):
+        nonlocal done
+        done += 1
+        if done > steps:
+            raise KeyboardInterrupt
+        return losses(rng)
+
+    with contextlib.suppress(KeyboardInterrupt):
+        train_phase(
+            "phase", model, stopping, schedule, folder, np.random.default_rng(1), checkpoint_every=every, progress=False
+        )

@@ -12,7 +12,8 @@ from minidetect.reference import nn_ops as slow
 
 EPS = 1e-3
 LONG = 2 * VALUES + 5
-SHAPES = [(2, 3, 5, 3), (9, 3), (2, 2, LONG), (VALUES + 3, 1, 2)]  # short and long planes, several shares of samples
+# One share a channel, short and long planes, several shares of samples.
+SHAPES = [(2, 3, 4), (2, 3, 5, 3), (9, 3), (2, 2, LONG), (VALUES + 3, 1, 2)]
 types = pytest.mark.parametrize("dtype", [np.float32, np.float64])
 
 
