@@ -174,7 +174,7 @@ def test_products_use_one_thread_and_leave_the_others_as_they_were(rng, monkeypa
 
     monkeypatch.setattr(np, "matmul", watched)
     a, b, out = rng.standard_normal((5, 3)), rng.standard_normal((3, 4)), np.empty((5, 4))
-    assert product(a, b, out) is out and np.allclose(out, a @ b)
+    assert product(a, b, out=out) is out and np.allclose(out, a @ b)
     with pytest.raises(ValueError, match="matmul"):
         product(a, a)
     assert seen == [1, 1] and threads.blas_threads() == before
