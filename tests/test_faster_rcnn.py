@@ -164,31 +164,39 @@ def test_an_image_without_objects_has_losses_and_gradients(rng):
 
 
 def test_it_learns_squares_and_the_fused_copy_says_the_same(rng):
-    """Bright and dark squares on noise: after 150 steps both are found in images never seen."""
+    """Bright and dark squares on noise: both are found in images never seen.
+
+    After 300 steps eight seeds find 75 to 79 of the 80; after 150 some find none yet, and rounding decides which.
+    """
     images, targets = squares(1, 40)
     model = small_model(rng, train_proposals=(300, 100), test_proposals=(200, 50))
     optimiser = SGD(model, lr=0.02)
     model.train()
-    for step in range(150):
+    for step in range(300):
         i = rng.integers(len(images), size=2)
-        optimiser.lr = 0.02 if step < 110 else 0.004
+        optimiser.lr = 0.02 if step < 220 else 0.004
         optimiser.zero_grad()
         losses = model.losses([images[k] for k in i], [targets[k] for k in i], rng)
         sum(losses.values(), start=Tensor(np.float32(0))).backward()
         optimiser.step()
     model.train(False)
-    new_images, new_targets = squares(99, 10)
-    found = model.detect(new_images)
+    new_images, new_targets = squares(99, 40)
+    fused = fuse(model)
+    assert squares_found(model.detect(new_images), new_targets) >= 72
+    assert squares_found(fused.detect(new_images), new_targets) >= 72
+    (maps, outputs, _), (fused_maps, fused_outputs, _) = model.forward(new_images[0]), fused.forward(new_images[0])
+    for a, b in zip((maps, *outputs), (fused_maps, *fused_outputs), strict=True):  # boxes of equal scores may swap
+        np.testing.assert_allclose(a.data, b.data, atol=1e-3)
+
+
+def squares_found(found, targets) -> int:
+    """Of two in each image."""
     hits = 0
-    for detections, target in zip(found, new_targets, strict=True):
+    for detections, target in zip(found, targets, strict=True):
         for box, label in zip(target.boxes, target.labels, strict=True):
             good = (detections.labels == label) & (detections.scores > 0.5)
             hits += bool((iou_matrix(detections.boxes[good], box[None]) >= 0.5).any())
-    assert hits >= 18, f"{hits} of 20 squares found"
-    for a, b in zip(found, fuse(model).detect(new_images), strict=True):
-        assert len(a.boxes) == len(b.boxes)
-        np.testing.assert_allclose(a.boxes, b.boxes, atol=0.05)
-        np.testing.assert_allclose(a.scores, b.scores, atol=1e-3)
+    return hits
 
 
 def test_fast_rcnn_takes_its_proposals_from_outside(rng):
