@@ -63,8 +63,8 @@ def resample(rows, channels, first_y, weight_y, first_x, weight_x, half, y):
     rows: (H, W*C); y: (h, w*C); half: 0.5 where y holds whole numbers, which are written by cutting off the
     fraction, else 0.
     """
-    _, i, k = my_pixel()
-    if i >= y.shape[0] or k >= y.shape[1]:
+    plane, i, k = my_pixel()
+    if plane > 0 or i >= y.shape[0] or k >= y.shape[1]:
         return
     j = np.int32(np.uint32(k) // np.uint32(channels))
     top, left, total = first_y[i], (first_x[j] - j) * channels + k, half

@@ -56,7 +56,8 @@ def _find_bins(rois, scale, inclusive, height, width, batch, rows, columns):
         start, length = region(low, high, inclusive)
         if k < down:
             rows[r, k, 0], rows[r, k, 1] = bin_cells(k, start, length, bins, limit)
-            batch[r] = int(rois[r, 0])
+            if k == 0:
+                batch[r] = int(rois[r, 0])
         else:
             columns[r, k - down, 0], columns[r, k - down, 1] = bin_cells(k - down, start, length, bins, limit)
 

@@ -2,11 +2,11 @@
 
     python tests/cuda/compile_kernels.py
 
-The arithmetic is done by nobody: arrays "on the GPU" are NumPy's, and starting a kernel compiles it for the types of
-its arguments. So the operations and models of the library are gone through once, and each kernel that they ask for must
-have the right types, for float32 and float64; a kernel that nobody asks for is an error. Needs the compiler (NVVM),
-which comes with "numba-cuda[cu12]"; without it the exit code is 77. Where ptxas is found, it tells what each kernel
-takes: registers, bytes of memory for those that did not suffice (spilled), and for arrays of a thread's own (stack).
+The arithmetic is done by nobody (pretended.py): the operations and models of the library are gone through once, and
+each kernel that they ask for must have the right types, for float32 and float64; a kernel that nobody asks for is an
+error. Without the compiler, which comes with "numba-cuda[cu12]", the exit code is 77. Where ptxas is found, it tells
+what each kernel takes: registers, bytes of memory for those that did not suffice (spilled), and for arrays of a
+thread's own (stack).
 """
 
 from __future__ import annotations
@@ -17,67 +17,15 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
-from numba import cuda, from_dtype, types
+from numba import cuda
+from pretended import COMPUTE, compiled, has_compiler, kernel_name, pretend_a_gpu
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-COMPUTE = (8, 0)  # A100 and newer
 NO_COMPILER = 77
 ROOT = Path(__file__).parents[2] / "minidetect"
-
-
-class Pretended(np.ndarray):
-    """An array "on the GPU"."""
-
-    def copy_to_device(self, array: np.ndarray) -> None:
-        self[...] = array
-
-    def copy_to_host(self, array: np.ndarray) -> None:
-        array[...] = self
-
-
-def type_of(argument: object) -> types.Type:
-    """Numba's type of a kernel's argument."""
-    if isinstance(argument, np.ndarray):
-        return types.Array(from_dtype(argument.dtype), argument.ndim, "C")
-    if isinstance(argument, tuple):
-        return types.BaseTuple.from_types([type_of(part) for part in argument])
-    if isinstance(argument, (bool, np.bool_)):
-        return types.boolean
-    if isinstance(argument, np.generic):
-        return from_dtype(argument.dtype)
-    return {int: types.int64, float: types.float64}[type(argument)]
-
-
-compiled: dict[tuple, str] = {}
-
-
-def start(kernel: object, grid: tuple) -> object:
-    """What kernel[grid] gives: instead of running, compile for these arguments, and keep the PTX."""
-
-    def launch(*arguments: object) -> None:
-        signature = tuple(type_of(a) for a in arguments)
-        key = kernel, signature
-        if key not in compiled:
-            compiled[key] = cuda.compile_ptx(kernel.py_func, signature, cc=COMPUTE)[0]
-
-    assert len(grid) == 2 and all(np.all(np.asarray(part) > 0) for part in grid), f"{kernel}[{grid}]"
-    return launch
-
-
-def pretend_a_gpu() -> None:
-    import numba.cuda.dispatcher as dispatcher
-
-    from minidetect.kernels import gpu
-
-    dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=COMPUTE)
-    dispatcher.CUDADispatcher.__getitem__ = start
-    cuda.device_array = lambda size, dtype: np.zeros(size, dtype).view(Pretended)
-    gpu.require_gpu = lambda: None
-    gpu.most_kept = lambda: 1 << 30
 
 
 def go_through_everything() -> None:
@@ -147,10 +95,6 @@ def kernels_in(folder: Path) -> set[tuple[str, str]]:
     return found
 
 
-def kernel_name(function: object) -> tuple[str, str]:
-    return function.__module__.rpartition(".")[2], function.__name__
-
-
 def resources(ptx: str, ptxas: str) -> tuple[int, int, int] | None:
     """Registers of a thread, bytes spilled, bytes of stack; None if ptxas is too old for this PTX."""
     with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
@@ -185,24 +129,9 @@ def report() -> bool:
     return not missing and not spilling
 
 
-def has_compiler() -> bool:
-    """Whether a kernel of one line can be compiled: then any error of another is its own."""
-
-    @cuda.jit
-    def nothing(x):
-        x[0] = 0
-
-    try:
-        cuda.compile_ptx(nothing.py_func, (types.float32[::1],), cc=COMPUTE)
-    except Exception as error:  # each of Numba's targets has its own
-        print(f"no compiler for GPUs: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
-        return False
-    return True
-
-
 if __name__ == "__main__":
     if not has_compiler():
         sys.exit(NO_COMPILER)
-    pretend_a_gpu()
+    pretend_a_gpu(run=False)
     go_through_everything()
     sys.exit(0 if report() else 1)

@@ -1,4 +1,7 @@
-"""CUDA kernels are tested in a process of their own (tests/test_cuda.py): on a GPU, or else in Numba's simulator."""
+"""CUDA kernels are tested in processes of their own (tests/test_cuda.py): on a GPU, or else without one, two ways.
+
+In Numba's simulator, or with MINIDETECT_INTERPRETED=1 compiled, and the result interpreted (pretended.py).
+"""
 
 from __future__ import annotations
 
@@ -13,6 +16,7 @@ from minidetect.kernels import gpu
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+INTERPRETED = os.environ.get("MINIDETECT_INTERPRETED") == "1"
 started: set[str] = set()  # kernels, as module.name
 
 if gpu.SIMULATED:
@@ -26,11 +30,17 @@ if gpu.SIMULATED:
         make(self, kernel, *rest)
 
     simulator.BlockManager.__init__ = note
+elif INTERPRETED:
+    import pretended
+
+    pretended.pretend_a_gpu(run=True)
 
 
 def pytest_sessionfinish() -> None:
     """Tell tests/test_cuda.py, which starts a process for each file, which kernels this one has started."""
     if "MINIDETECT_STARTED" in os.environ:
+        if INTERPRETED:
+            started.update(".".join(pretended.kernel_name(kernel)) for kernel, _ in pretended.compiled)
         Path(os.environ["MINIDETECT_STARTED"]).write_text("\n".join(sorted(started)))
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import inspect
 import itertools
+import os
 import textwrap
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
+from interpreter import KernelError
 
 from minidetect.kernels import conv_cuda, depthwise_cuda, products_cuda
 from minidetect.kernels.conv import conv2d_backward, conv2d_forward, output_size
@@ -293,10 +295,12 @@ MISTAKES = {
         "1x1, depth for three steps",
     ),
 }  # fmt: skip
-RACES = ("written over too early", "read too early")  # a GPU may be lucky; the simulator's order is drawn
+RACES = ("written over too early", "read too early")  # a GPU may be lucky
+NO_LUCK = SIMULATED or os.environ.get("MINIDETECT_INTERPRETED") == "1"  # the order is drawn; races are looked for
+NOTICED = "Not equal to tolerance|no barrier between|nobody has written"
 
 
-@pytest.mark.parametrize("mistake", [name for name in MISTAKES if SIMULATED or name not in RACES])
+@pytest.mark.parametrize("mistake", [name for name in MISTAKES if NO_LUCK or name not in RACES])
 def test_a_wrong_kernel_is_noticed(mistake, monkeypatch):
     module, maker, right, wrong, name = MISTAKES[mistake]
     source = textwrap.dedent(inspect.getsource(getattr(module, maker)))
@@ -307,7 +311,7 @@ def test_a_wrong_kernel_is_noticed(mistake, monkeypatch):
     is_maker = hasattr(getattr(module, maker), "cache_clear")  # of kernels; else a function that they call
     monkeypatch.setattr(module, maker, functools.cache(names[maker]) if is_maker else names[maker])
     forget_kernels()
-    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+    with pytest.raises((AssertionError, KernelError), match=NOTICED):
         check(CASES[name], np.float64)
     monkeypatch.undo()
     forget_kernels()
