@@ -21,6 +21,7 @@ from collections.abc import Sequence
 
 import numpy as np
 from ptx import Instruction, Program
+from ptx_counts import WARP, Counts
 from ptx_memory import GAP, UNWRITTEN, Memory
 from ptx_steps import Registers, decoded
 
@@ -49,8 +50,17 @@ class Kernel:
         for start in range(0, count, each):
             launch = Launch(self, np.arange(start, min(start + each, count)), grid, block, arguments, gpu)
             launch.first_stretch = first_stretch
-            with np.errstate(all="ignore"):
-                launch.run()
+            launch.run()
+
+    def run_some(
+        self, grid: Sequence[int], block: Sequence[int], arguments: list, gpu: Memory, threads: int, counts: Counts
+    ) -> None:
+        """Blocks of so many threads, evenly spread over the grid: counted, as if all had been run."""
+        grid, block = ((*shape, 1, 1)[:3] for shape in (grid, block))
+        count = math.prod(grid)
+        some = np.unique(np.linspace(0, count - 1, max(1, threads // math.prod(block))).astype(np.int64))
+        counts.launches, counts.scale = counts.launches + 1, count / len(some)
+        Launch(self, some, grid, block, arguments, gpu, counts).run()
 
 
 class Launch:
@@ -63,10 +73,11 @@ class Launch:
     stretches = 0  # between barriers, counted over all launches
 
     def __init__(
-        self, kernel: Kernel, blocks: np.ndarray, grid: tuple, block: tuple, arguments: list, gpu: Memory
-    ) -> None:
+        self, kernel: Kernel, blocks: np.ndarray, grid: tuple, block: tuple, arguments: list, gpu: Memory,
+        counts: Counts | None = None,
+    ) -> None:  # fmt: skip
         """blocks: their numbers in the grid."""
-        self.kernel, self.gpu, self.per_block = kernel, gpu, math.prod(block)
+        self.kernel, self.gpu, self.counts, self.per_block = kernel, gpu, counts, math.prod(block)
         threads = np.arange(self.per_block)
         self.threads = (blocks[:, None] * self.per_block + threads).reshape(-1).astype(np.int32)
         self.registers = Registers(kernel.program, len(self.threads))
@@ -79,6 +90,8 @@ class Launch:
             sizes = {"ntid": np.array(block[axis]), "nctaid": np.array(grid[axis])}
             for name, values in (places | sizes).items():
                 self.registers[f"%{name}.{letter}"] = np.broadcast_to(values, self.threads.shape).astype(np.uint32)
+        warps = np.arange(len(blocks))[:, None] * -(-self.per_block // WARP) + threads // WARP
+        self.warps = warps.reshape(-1)  # which one a thread belongs to
         self.set_shared(len(blocks))
         Launch.stretches += 1
         self.first_stretch = Launch.stretches  # of the whole launch
@@ -131,10 +144,11 @@ class Launch:
         groups = {0: np.ones(len(self.threads), bool)}  # place of an instruction -> the threads that are there
         self.waits = np.full(len(self.threads), -1)  # behind which instruction, a barrier
         self.alive = np.ones(len(self.threads), bool)
-        while groups or self.alive.any():
-            groups = groups or self.pass_barriers()
-            at = min(groups)
-            self.run_from(at, groups.pop(at), groups)
+        with np.errstate(all="ignore"):
+            while groups or self.alive.any():
+                groups = groups or self.pass_barriers()
+                at = min(groups)
+                self.run_from(at, groups.pop(at), groups)
 
     def run_from(self, at: int, mask: np.ndarray, groups: dict[int, np.ndarray]) -> None:
         """Up to a branch, a barrier, the end, or a place where others may be; then they are in `groups` again."""
@@ -142,6 +156,8 @@ class Launch:
         self.set_active(mask)
         while at == first or at not in self.kernel.leaders:
             self.now = self.kernel.program.instructions[at]
+            if self.counts is not None:
+                self.counts.instruction(self)
             turn = self.kernel.steps[at](self)
             at += 1
             if turn is not None:

@@ -1,26 +1,32 @@
 """A GPU that isn't there: launching a kernel compiles it for the types of its arguments, and may interpret the result.
 
-    pretend_a_gpu(run=False)    arrays "on the GPU" are NumPy's, and nothing is computed: compile_kernels.py
-    pretend_a_gpu(run=True)     arrays lie in the interpreter's memory, which looks at every access: interpreter.py
+    pretend_a_gpu(run=False)      arrays "on the GPU" are NumPy's, nothing is computed: compile_kernels.py
+    pretend_a_gpu(run=True)       arrays lie in the interpreter's memory, every access is looked at
+    with counting() as counts:    of each launch some threads are run, to count what they take: count_work.py
 
 Needs the compiler (NVVM), which comes with "numba-cuda[cu12]", and a process without the simulator.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import numpy as np
 import ptx
 from interpreter import ROOM, Kernel
 from numba import cuda, from_dtype, types
+from ptx_counts import Counts
 from ptx_memory import UNWRITTEN, WRITTEN, Memory
 
 COMPUTE = (8, 0)  # A100 and newer
+SAMPLE = 4096  # threads of a launch that are run where work is counted
 
 compiled: dict[tuple, str] = {}  # (kernel, types of its arguments) -> PTX
 kernels: dict[tuple, Kernel] = {}
 room: Memory | None = None  # the GPU's, where kernels run
+counts: Counts | None = None  # while something is counted
 
 
 class Pretended(np.ndarray):
@@ -57,6 +63,17 @@ def flattened(argument: object) -> list:
     return [argument]
 
 
+@contextmanager
+def counting() -> Iterator[Counts]:
+    """What all launches inside take, of which SAMPLE threads each are run: what others would have written is 0."""
+    global counts
+    counts = Counts()
+    try:
+        yield counts
+    finally:
+        counts = None
+
+
 def pretend_a_gpu(run: bool) -> None:
     """Let every launch of this process compile its kernel, and interpret it with `run`."""
     import numba.cuda.dispatcher as dispatcher
@@ -76,7 +93,11 @@ def pretend_a_gpu(run: bool) -> None:
             if run:
                 if key not in kernels:
                     kernels[key] = Kernel(ptx.parse(compiled[key]))
-                kernels[key].run(*(np.atleast_1d(part).tolist() for part in grid), flattened(arguments), room)
+                shapes = [np.atleast_1d(part).tolist() for part in grid]
+                if counts is None:
+                    kernels[key].run(*shapes, flattened(arguments), room)
+                else:
+                    kernels[key].run_some(*shapes, flattened(arguments), room, SAMPLE, counts)
 
         assert len(grid) == 2 and all(np.all(np.asarray(part) > 0) for part in grid), f"{kernel}[{grid}]"
         return launch
@@ -84,17 +105,24 @@ def pretend_a_gpu(run: bool) -> None:
     def device_array(size: int, dtype: np.dtype) -> Pretended:
         if room is None:
             return np.zeros(size, dtype).view(Pretended)
-        return room.allocate(int(size) * np.dtype(dtype).itemsize).view(dtype).view(Pretended)
+        return room.allocate(int(size), dtype, Pretended)
 
     make = gpu.Memory.__init__
 
     def make_unwritten(self: gpu.Memory, size: int, dtype: np.dtype) -> None:
-        """Memory that is used again holds no numbers."""
+        """Memory that is used again holds no numbers: NaN, or -1."""
         make(self, size, dtype)
-        room.mark(self.array, UNWRITTEN)
+        room.mark(self.array, *((UNWRITTEN, 255) if counts is None else (WRITTEN, 0)))
+
+    release = gpu.release_memory
+
+    def give_back() -> None:
+        for array in (array for arrays in gpu._kept.values() for array in arrays):
+            room.give_back(array)
+        release()
 
     if run:
-        gpu.Memory.__init__ = make_unwritten
+        gpu.Memory.__init__, gpu.release_memory = make_unwritten, give_back
     dispatcher.get_current_device = lambda: SimpleNamespace(compute_capability=COMPUTE)
     dispatcher.CUDADispatcher.__getitem__ = start
     cuda.device_array = device_array

@@ -21,26 +21,42 @@ class Memory:
     """`space` ("global", "shared") is for errors; `base` is the address of the first byte, by default its real one."""
 
     def __init__(self, size: int, space: str, base: int | None = None) -> None:
-        self.bytes, self.state, self.space = np.zeros(size, np.uint8), np.zeros(size, np.uint8), space
+        room = np.zeros(size + GAP, np.uint8)
+        self.bytes = room[-room.ctypes.data % GAP :][:size]  # arrays begin at multiples of GAP, as those of a GPU
+        self.state, self.space = np.zeros(size, np.uint8), space
         self.base = self.bytes.ctypes.data if base is None else base
         self.writer, self.reader = np.zeros(size, np.int32), np.zeros(size, np.int32)  # of the number that begins here
         self.written, self.read = np.zeros(size, np.int32), np.zeros(size, np.int32)  # in which stretch, from 1
-        self.used = GAP
+        self.free = [(GAP, size)]  # ranges of bytes, in order
 
-    def allocate(self, nbytes: int) -> np.ndarray:
-        """Bytes for a new array; `mark` them UNWRITTEN before they are used."""
-        start = self.used
-        self.used += -(-nbytes // GAP) * GAP + GAP
-        if self.used > len(self.bytes):
-            raise MemoryError("the interpreted GPU is full")
-        return self.bytes[start : start + nbytes]
+    def allocate(self, size: int, dtype: np.dtype, kind: type = np.ndarray) -> np.ndarray:
+        """A new array (size,) of that kind: its bytes are NOBODYS until they are marked, and when it is given back."""
+        nbytes = size * np.dtype(dtype).itemsize
+        need = -(-nbytes // GAP) * GAP + GAP
+        for k, (start, end) in enumerate(self.free):
+            if end - start >= need:
+                self.free[k : k + 1] = [(start + need, end)] if end - start > need else []
+                return self.bytes[start : start + nbytes].view(dtype).view(kind)
+        raise MemoryError("the interpreted GPU is full")
 
-    def mark(self, array: np.ndarray, state: int) -> None:
-        """Give an array's bytes a state; as UNWRITTEN it holds NaN, or -1, until it is written."""
+    def give_back(self, array: np.ndarray) -> None:
+        self.mark(array, NOBODYS)
+        start = array.ctypes.data - self.bytes.ctypes.data
+        end = start + -(-array.nbytes // GAP) * GAP + GAP
+        ranges = sorted([*self.free, (start, end)])
+        self.free = [ranges[0]]
+        for start, end in ranges[1:]:
+            if start == self.free[-1][1]:
+                self.free[-1] = self.free[-1][0], end
+            else:
+                self.free.append((start, end))
+
+    def mark(self, array: np.ndarray, state: int, fill: int | None = None) -> None:
+        """Give an array's bytes a state, and a value."""
         start = array.ctypes.data - self.bytes.ctypes.data
         self.state[start : start + array.nbytes] = state
-        if state == UNWRITTEN:
-            self.bytes[start : start + array.nbytes] = 255
+        if fill is not None:
+            self.bytes[start : start + array.nbytes] = fill
 
     def places(self, addresses: np.ndarray, dtype: np.dtype, launch: Launch) -> np.ndarray:
         """Addresses of the active threads -> places of bytes, looked at."""

@@ -143,6 +143,8 @@ def memory_access(step: Instruction, program: Program) -> Step:
 
     def run(launch: Launch) -> None:
         at, memory = np.broadcast_to(address(launch), launch.mask.shape)[launch.active] + more, launch.gpu
+        if launch.counts is not None:
+            launch.counts.access(launch, space, at, dtype.itemsize)
         if space == "shared":
             launch.refuse(at >= launch.shared_bytes, "accesses an address outside of shared memory")
             at, memory = at + (launch.active // launch.per_block * launch.shared_bytes).astype(np.uint64), launch.shared

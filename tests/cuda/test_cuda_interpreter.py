@@ -15,11 +15,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from interpreter import Kernel, KernelError
-from ptx_memory import UNWRITTEN, WRITTEN, Memory
+from ptx_counts import Counts
+from ptx_memory import GAP, UNWRITTEN, WRITTEN, Memory
 
 REGISTER = {"s32": "%r", "u32": "%r", "b32": "%r", "s64": "%rd", "u64": "%rd", "b64": "%rd", "f32": "%f", "f64": "%fd"}
 HEAD = """.file 1 "/there/kernels.py"
-.visible .shared .align 8 .b8 room[64];
+.visible .shared .align 8 .b8 room[512];
 .visible .entry kernel(
 	.param .u64 kernel_param_0,
 	.param .u64 kernel_param_1
@@ -37,17 +38,23 @@ HEAD = """.file 1 "/there/kernels.py"
 """
 
 
-def execute(body: str, first: np.ndarray, second: np.ndarray, threads: int, blocks: int = 1) -> np.ndarray:
+def execute(
+    body: str, first: np.ndarray, second: np.ndarray, threads: int, blocks: int = 1, counts: Counts | None = None
+) -> np.ndarray:
     """What `second` holds after the body, which finds: %rd1, %rd2 the arrays, %rd3 4 * %r1, the thread; %r2 the block;
-    %rd5 its own four of 64 bytes of shared memory."""
+    %rd4 the shared memory, %rd5 the thread's own four bytes of it."""
     gpu, addresses, arrays = Memory(1 << 16, "global"), [], []
     for given_array in (first, second):
-        arrays.append(gpu.allocate(given_array.nbytes).view(given_array.dtype))
-        gpu.mark(arrays[-1], UNWRITTEN if given_array is EMPTY else WRITTEN)
+        arrays.append(gpu.allocate(given_array.size, given_array.dtype))
+        gpu.mark(arrays[-1], UNWRITTEN if given_array is EMPTY else WRITTEN, 255)
         if given_array is not EMPTY:
             arrays[-1][...] = given_array
         addresses.append(arrays[-1].ctypes.data)
-    Kernel(ptx.parse(HEAD + body + "\tret;\n\n}\n")).run((blocks,), (threads,), addresses, gpu)
+    kernel = Kernel(ptx.parse(HEAD + body + "\tret;\n\n}\n"))
+    if counts is None:
+        kernel.run((blocks,), (threads,), addresses, gpu)
+    else:
+        kernel.run_some((blocks,), (threads,), addresses, gpu, 2 * threads, counts)
     return arrays[1].copy()
 
 
@@ -252,7 +259,7 @@ MISTAKES = {
     "across": ("\tld.global.u64 %rd6, [%rd2+4];\n", "uint64 in global memory at an address that is not aligned"),
     "unwritten": (OWN + "\tld.global.u32 %r5, [%rd6];\n", "reads global memory that nobody has written"),
     "shared, unwritten": ("\tld.shared.u32 %r5, [%rd5];\n", "reads shared memory that nobody has written"),
-    "shared, beyond the end": ("\tst.shared.u32 [%rd5+64], %r1;\n", "accesses shared memory beyond an array"),
+    "shared, beyond the end": ("\tst.shared.u32 [%rd5+512], %r1;\n", "accesses shared memory beyond an array"),
     "the barrier forgotten": (TURNED.replace("bar.sync", "not.b32 %r7,"), "reads shared memory that another thread"),
     "both at one place": ("\tst.shared.u32 [%rd4], %r1;\n", "writes shared memory that another thread uses"),
     "written what others read": (
@@ -288,3 +295,56 @@ def test_a_mistake_is_noticed(mistake):
 
 def test_several_may_write_the_same():
     assert execute("\tst.global.u32 [%rd2], 5;\n", EMPTY, EMPTY, 16, blocks=2)[0] == 5
+
+
+# --------------------------------------------------------------------------------------------- what is counted
+
+
+def counted(body: str, threads: int, blocks: int) -> Counts:
+    counts = Counts()
+    execute(body, np.zeros(2048, np.int32), EMPTY, threads, blocks, counts)
+    return counts
+
+
+@pytest.mark.parametrize(("stride", "sectors"), [(1, 4), (2, 8), (8, 32), (0, 1)])
+def test_sectors(stride, sectors):
+    """32 threads that read 4 bytes each, so many numbers apart: 128 bytes, of 4 to 32 sectors."""
+    body = f"\tmul.lo.s64 %rd6, %rd3, {stride};\n\tadd.s64 %rd6, %rd1, %rd6;\n\tld.global.u32 %r5, [%rd6];\n"
+    counts = counted(body, 32, 1)
+    assert (counts.asked, counts.sectors, counts.launches) == (128, sectors, 1)
+    assert (counts.instructions, counts.active) == (11, 352)  # 7 of HEAD, 3, ret
+
+
+def test_some_blocks_count_for_all():
+    body = "\tadd.s64 %rd6, %rd1, %rd3;\n\tld.global.u32 %r5, [%rd6];\n"
+    counts = counted(body, 64, 10)  # of which two are run
+    assert (counts.asked, counts.sectors, counts.instructions, counts.active) == (2560, 80, 200, 6400)
+    assert counted(body, 16, 1).active == 160 and counted(body, 16, 1).instructions == 10  # half of a warp is a warp
+
+
+@pytest.mark.parametrize(("stride", "waves"), [(1, 1), (2, 2), (4, 4), (3, 1), (0, 1)])
+def test_waves(stride, waves):
+    """32 threads that write words of shared memory so far apart: in as many waves as words of one bank."""
+    body = f"\tmul.lo.s64 %rd6, %rd3, {stride};\n\tadd.s64 %rd6, %rd4, %rd6;\n\tst.shared.u32 [%rd6], 7;\n"
+    counts = counted(body, 32, 1)
+    assert (counts.waves, counts.fewest_waves) == (waves, 1)
+
+
+def test_waves_of_eight_bytes():
+    body = "\tadd.s64 %rd6, %rd5, %rd3;\n\tmov.u64 %rd7, 1;\n\tst.shared.u64 [%rd6], %rd7;\n"
+    counts = counted(body, 32, 1)
+    assert (counts.waves, counts.fewest_waves) == (2, 2)
+
+
+# --------------------------------------------------------------------------------------------------- memory
+
+
+def test_memory_that_is_given_back_is_used_again():
+    gpu = Memory(1 << 14, "global")
+    arrays = [gpu.allocate(size, np.dtype(np.float32)) for size in (100, 200, 300)]
+    for k in (1, 0, 2):
+        gpu.mark(arrays[k], WRITTEN)
+        gpu.give_back(arrays[k])
+    assert gpu.free == [(GAP, 1 << 14)] and not gpu.state.any()
+    with pytest.raises(MemoryError, match="is full"):
+        gpu.allocate(1 << 14, np.dtype(np.uint8))
