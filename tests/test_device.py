@@ -20,12 +20,13 @@ TWINS = sorted(KERNELS.glob("*_cuda.py"))
 # What others than the decorator may take from a file of CUDA kernels: parts that several of these files share, a
 # function that chooses its target by hand, and one that only the benchmark compares with.
 TAKEN = {
-    "planes_cuda": {"as_planes", "fold_sums", "grid_2d", "shares"},
-    "pool_cuda": {"grid_of_planes", "my_pixel"},
-    "products_cuda": {"convolve", "divided", "finished", "product_adder", "tile_rows"},
+    "planes_cuda": {
+        "as_planes", "fold_sums", "grid_2d", "grid_of_planes", "my_pixel", "next_power_of_two", "planes_apart", "shares"
+    },
+    "products_cuda": {"convolve", "divided", "finished", "product", "product_adder", "tile_rows"},
     "depthwise_cuda": {"depthwise_backward", "depthwise_forward"},
     "roi_pool_cuda": {"roi_pool_backward_atomic"},
-}
+}  # fmt: skip
 # On both sides under one name, and not decorated: resize_image looks for its twin itself, the others are kernels.
 OTHERS = {"resize_image", "resample", "blend_planes"}
 

@@ -30,6 +30,7 @@ from minidetect.kernels.products_cuda import (
     THREADS,
     convolve,
     divided,
+    product,
     product_adder,
     tile_rows,
 )
@@ -70,6 +71,10 @@ def input_gradient(
     gy: DeviceArray, w: DeviceArray, stride: int, padding: int, dilation: int, gx: DeviceArray
 ) -> None:
     """gy (N, O, PH, PW) -> gx (N, C, H, W): as conv_fast.input_gradient, the pixels of one remainder at a time."""
+    if gy.shape[2:] == (1, 1) and w.shape[2:] == gx.shape[2:] and padding == 0:  # each weight meets one pixel only
+        by_image = gx.reshape(len(gx), w.size // len(w))
+        product(gy.reshape(*gy.shape[:2]), w.reshape(len(w), w.size // len(w)), out=by_image)  # (N, O) @ (O, C*KH*KW)
+        return
     for a in range(min(stride, gx.shape[2])):
         for b in range(min(stride, gx.shape[3])):
             taps = input_gradient_taps(*w.shape[2:], stride, padding, dilation, a, b, *gx.shape[2:])
@@ -93,20 +98,21 @@ def steps(taps: np.ndarray) -> slice:
 
 def tile_columns(columns: int) -> int:
     """How many columns a tile of the weight gradient should have: few where a filter has no more weights."""
-    return 2 * ACROSS if columns <= 2 * ACROSS else COLUMNS
+    return next(n for n in (2 * ACROSS, 4 * ACROSS, COLUMNS) if n >= columns or n == COLUMNS)
 
 
 @functools.cache
-def weight_kernel(rows: int, columns: int, dtype: np.dtype) -> Any:
+def weight_kernel(rows: int, columns: int, plain: bool, dtype: np.dtype) -> Any:
     """gy (N*O*PH*PW,), x (N*C*H*W,) -> partial (parts, O*E), E = C*KH*KW; positions q of all images, `length` a part.
 
     In a block, thread t fetches for depth t % DEPTH: neighbours read neighbouring positions. Which pixel an entry of gw
     reads at a position is the same question for every position, so a table in shared memory answers it: (dy, dx), and
-    `offset`, how far the pixel lies from the first tap of channel 0.
+    `offset`, how far the pixel lies from the first tap of channel 0. A `plain` product, of a 1x1 convolution with
+    stride 1, needs none of that: there an entry is a channel, and its pixel is the position.
     """
     kind, zero = from_dtype(dtype), dtype.type(0)
     tall, wide = rows // DOWN, columns // ACROSS
-    of_left, of_right, of_sums = (DEPTH, rows + PAD), (DEPTH, columns + PAD), (tall, wide)
+    of_left, of_right, of_sums, of_reads = (DEPTH, rows + PAD), (DEPTH, columns + PAD), (tall, wide), (3, columns)
     apart = THREADS // DEPTH  # rows, or columns, between two numbers that a thread fetches
     fetching = apart * DEPTH  # threads that fetch
     each_gy, each_x = rows // apart, columns // apart  # numbers that a thread fetches at a step
@@ -116,9 +122,7 @@ def weight_kernel(rows: int, columns: int, dtype: np.dtype) -> Any:
     def weight_gradient(gy, x, sizes, first, step, dys, dxs, length, partial):
         left = cuda.shared.array(of_left, kind)
         right = cuda.shared.array(of_right, kind)
-        dy = cuda.shared.array(columns, int64)
-        dx = cuda.shared.array(columns, int64)
-        offset = cuda.shared.array(columns, int64)
+        reads = cuda.shared.array(of_reads, int64)  # dy, dx and offset of each column
         sums = cuda.local.array(of_sums, kind)
         fetched_gy = cuda.local.array(each_gy, kind)
         fetched_x = cuda.local.array(each_x, kind)
@@ -134,9 +138,10 @@ def weight_kernel(rows: int, columns: int, dtype: np.dtype) -> Any:
         for a in range(tall):
             for b in range(wide):
                 sums[a, b] = zero
-        for s in range(t, columns, THREADS):
-            dy[s], dx[s], offset[s] = entry_taps(column0 + s, channels, height, width, dys, dxs)
-        cuda.syncthreads()
+        if not plain:
+            for s in range(t, columns, THREADS):
+                reads[0, s], reads[1, s], reads[2, s] = entry_taps(column0 + s, channels, height, width, dys, dxs)
+            cuda.syncthreads()
         q = part * length + k
         n, p = divided(q, out_plane)
         i, j = divided(p, out_w)
@@ -151,10 +156,13 @@ def weight_kernel(rows: int, columns: int, dtype: np.dtype) -> Any:
                     fetched_gy[m] = gy[np.uint64(output + m * apart * out_plane if is_output else 0)]
                 for m in range(each_x):
                     s = np.uint32(r0 + m * apart)
-                    yy, xx = top + dy[s], start + dx[s]
-                    # `and` would ask one after the other, with a jump each
-                    is_there[m] = (q < last) & (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width)
-                    at = corner + offset[s]
+                    if plain:
+                        at = corner + (column0 + r0 + m * apart) * plane
+                        is_there[m] = (q < last) & (column0 + r0 + m * apart < channels)
+                    else:
+                        yy, xx, at = top + reads[0, s], start + reads[1, s], corner + reads[2, s]
+                        # `and` would ask one after the other, with a jump each
+                        is_there[m] = (q < last) & (yy >= 0) & (yy < height) & (xx >= 0) & (xx < width)
                     fetched_x[m] = x[np.uint64(at if is_there[m] else 0)]
                 for m in range(each_gy):
                     is_output = q < last and row0 + r0 + m * apart < filters
@@ -206,12 +214,13 @@ def weight_gradient(
     rows, columns = tile_rows(filters), tile_columns(entries)
     tiles = -(-entries // columns), -(-filters // rows)
     parts = max(1, min(BLOCKS // (tiles[0] * tiles[1]), positions // PART))
-    length = -(-positions // parts)
+    length = -(-positions // parts // DEPTH) * DEPTH  # so that a part begins where a sector of memory does
     parts = -(-positions // length)
     partial = empty((parts, filters * entries), x.dtype)
     first = taps.geometry.first_y, taps.geometry.first_x
     sizes = (*x.shape, filters, *gy.shape[2:])
-    weight_kernel(rows, columns, x.dtype)[(*tiles, parts), THREADS](
+    plain = (kernel_h, kernel_w, stride, padding) == (1, 1, 1, 0)
+    weight_kernel(rows, columns, plain, x.dtype)[(*tiles, parts), THREADS](
         gy.flat, x.flat, sizes, first, stride, *(a.flat for a in on_gpu(taps)), length, partial.nd
     )
     return (partial if parts == 1 else partial.sum(axis=0)).reshape(w_shape)

@@ -7,6 +7,7 @@ Threads are dealt out in two dimensions, x along the positions and y along the p
 neighbouring numbers, which the memory delivers together, and a thread asks once a plane which channel it is in, instead
 of dividing its place by P and by C for every number. A block is as wide as a plane (a power of two, 256 at most) and
 as high as its 256 threads allow: 1 x 256 for a fully connected layer, 64 x 4 for a map of 7x7, 256 x 1 from 129 on.
+Kernels with windows need rows and columns as well: there each thread asks `my_pixel`.
 
 A sum over a channel: 64 channels of 16x320x320 values each would keep 64 blocks busy, and a GPU runs a thousand at
 once. So each block adds up a share of a channel and writes one number; `fold_sums` adds those. Shares are as small as
@@ -28,6 +29,8 @@ VALUES = 8 if SIMULATED else 4096  # of a share at most: few enough to be still 
 FEWEST_VALUES = 4 if SIMULATED else 512  # of a share, where a channel has more than one
 BLOCKS = 8 if SIMULATED else 1024  # that there should be: an H100 has room for 132 * 8 of 256 threads at once
 MOST_IN_Y = 65535  # blocks that a grid may have along y, and along z
+WARP = 2 if SIMULATED else 32  # threads that run in step, and read side by side
+ENOUGH_BLOCKS = 2 if SIMULATED else 2048  # where threads take several planes
 
 
 def block_shape(width: int) -> tuple[int, int]:
@@ -84,3 +87,45 @@ def fold_sums(parts, sums):
         half //= 2
     if t == 0:
         sums[c] = room[0]
+
+
+# ---------------------------------------------------------------------------------------- a thread a pixel
+
+
+def grid_of_planes(
+    planes: int, height: int, width: int, most_each: int = 1
+) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
+    """Blocks and threads for a kernel in which each thread asks `my_pixel` which one is its own.
+
+    A block is as wide as the map, up to a warp, and as high, and takes several planes where these are small: 32x8
+    pixels of a large map, four planes of 7x7. With `most_each` a thread may have to take its pixel of so many planes,
+    `planes_apart` from each other: it finds out only once where its pixel lies. Of small maps it takes fewer, so that
+    there are blocks for the whole GPU.
+    """
+    x = min(next_power_of_two(width), WARP)
+    y = min(next_power_of_two(height), THREADS // x)
+    z = min(THREADS // (x * y), 64)  # the most that CUDA allows
+    down, across = -(-height // y), -(-width // x)
+    deep = -(-planes // z)
+    each = max(1, min(most_each, deep * down * across // ENOUGH_BLOCKS))
+    return (-(-deep // each), down, across), (x, y, z)  # of blocks, the first may be 2**31
+
+
+@cuda.jit(device=True)
+def my_pixel():
+    """This thread's plane, row and column; it may lie outside at the last blocks."""
+    return (
+        np.int32(cuda.blockIdx.x * cuda.blockDim.z + cuda.threadIdx.z),
+        np.int32(cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y),
+        np.int32(cuda.blockIdx.z * cuda.blockDim.x + cuda.threadIdx.x),
+    )
+
+
+@cuda.jit(device=True)
+def planes_apart():
+    """From one plane of this thread to its next."""
+    return np.int32(cuda.gridDim.x * cuda.blockDim.z)
+
+
+def next_power_of_two(n: int) -> int:
+    return 1 << (n - 1).bit_length()

@@ -2,158 +2,281 @@
 
 Letters: N images, C channels, H W input size, PH PW output size. The kernels see N*C planes.
 
-How the work is dealt out. The processor goes along rows, so that its vector registers are filled with columns, and
-keeps a strip of scratch memory for each of a few threads. Here a thread makes one number, a window's or, in the
-gradients, a pixel's, and reads the few numbers that it is made of. That reads pixels several times over where windows
-overlap, but from the cache: the neighbour in the same row, which is another thread of the same warp, has just asked for
-them. No thread writes what another writes, so every result is the same in every run.
+The processor goes along rows, so that its vector registers are filled with columns, and keeps a strip of scratch memory
+for each of a few threads. Here a thread makes a window's number from the pixels under it. That reads pixels several
+times over where windows overlap, but from the cache: the neighbour in the same row, which is another thread of the same
+warp, has just asked for them. No thread writes what another writes, so every result is the same in every run.
 
 A gradient is turned round for that. pool.py walks over the windows and adds to their pixels (it scatters), which many
 threads at once could not do without getting in each other's way. Here each pixel asks the windows that contain it
 whether it was their winner (it gathers): ceil(kernel / stride) ** 2 reads at most, one for windows side by side.
 
-Threads stand in blocks of columns x rows x planes (`grid_of_planes`), and there are as many as there are numbers to
-make: no thread divides its number by H and W to learn which pixel is its own, nor loops over several, for which it
-would divide too. A GPU has no instruction for dividing whole numbers and makes it of many others, where a window of
-2x2 is 4 reads and 4 comparisons. The same geometry (`pixels_under`), order of ties (`fold`) and table (`shares`) as in
-pool.py.
+The memory should set the pace. In the time in which an H100 moves one byte, it executes about nine instructions of a
+thread; so they were counted, as the compiler writes them (PTX), for each byte that must be moved. With 8x64x160x160:
 
-Left out: loops of their own for 2x2 and 3x3 windows, several outputs a thread, vector loads.
+                                plainly     here
+    maximum 3x3, stride 2          19.3      3.4
+    with winners                   18.6      4.1
+    its gradient                   51.9      4.3
+    mean 2x2, stride 2             14.4      1.9
+    its gradient                   49.0      2.1
+
+Of small maps and few images it is up to 6.8, for 9 to 81. What made the difference:
+
+    Places are found once for several planes. A thread makes the same output of up to 8 planes that follow each other.
+    All that is asked about rows, columns and borders comes before the loop over the planes, and so does the division
+    that takes a thread's number apart; a GPU has no instruction for one, and makes it of many others.
+
+    A kernel for each window size and stride: loops over a window are written out, so that each of its pixels is at a
+    known distance from the plane's start.
+
+    No questions at the border: `_inside` replaces a pixel outside by the nearest inside. A window has that one anyway,
+    which then counts twice: a maximum stays the same, and of equals the first still wins. In a sum it counts as 0.
+
+    Pixels below each other lie in the same windows, or nearly. In the gradients a thread makes a strip of about 4,
+    and reads a window once for all of them.
+
+The same order of ties (`fold`) and table (`shares`) as in pool.py. Left out: several outputs below each other in the
+forward kernels, vector loads.
 """
 
 from __future__ import annotations
 
 import functools
+from typing import Any
 
 import numpy as np
+from numba import from_dtype
 
 from minidetect.kernels.device import DeviceArray, empty, to_device, zeros
 from minidetect.kernels.gpu import SIMULATED, THREADS, cuda
-from minidetect.kernels.pool import fold, larger, pixels_under, pooled_size, shares
+from minidetect.kernels.planes_cuda import MOST_IN_Y, next_power_of_two
+from minidetect.kernels.pool import fold, larger, pooled_size, shares
 
-WARP = 2 if SIMULATED else 32  # threads that run in step, and read side by side
+BLOCKS = 1 if SIMULATED else 1024  # where threads take several planes; of up to 64 registers each, 132 * 4 fit
+MOST_EACH = 8  # planes of a thread
+STRIP = 4  # pixels below each other that a thread makes in the gradients, about: it takes whole strides
+
+# -------------------------------------------------------------------------------------------- who makes what
 
 
-def grid_of_planes(planes: int, height: int, width: int) -> tuple[tuple[int, int, int], tuple[int, int, int]]:
-    """Blocks and threads for a kernel in which each thread asks `my_pixel` which one is its own.
+def _grid(planes: int, places: int) -> tuple[tuple[tuple[int, int], tuple[int, int]], int]:
+    """Blocks and threads, x along the places of a plane, y along the planes; and how many planes a thread takes.
 
-    A block is as wide as the map, up to a warp, and as high, and takes several planes where these are small: 32x8
-    pixels of a large map, four planes of 7x7.
+    Places are counted row by row: a map of 23x23 fills 17 warps but for the last, where blocks of 32x8 fill 3 in 4.
     """
-    x = min(_next_power_of_two(width), WARP)
-    y = min(_next_power_of_two(height), THREADS // x)
-    z = min(THREADS // (x * y), 64)  # the most that CUDA allows
-    return (-(-planes // z), -(-height // y), -(-width // x)), (x, y, z)  # of blocks, the first may be 2**31
+    x = min(next_power_of_two(places), THREADS)
+    y = THREADS // x
+    across, deep = -(-places // x), -(-planes // y)
+    each = max(min(MOST_EACH, -(-deep * across // BLOCKS)), -(-deep // MOST_IN_Y))
+    return ((across, -(-deep // each)), (x, y)), each
 
 
 @cuda.jit(device=True)
-def my_pixel():
-    """This thread's plane, row and column; it may lie outside at the last blocks."""
-    return (
-        np.int32(cuda.blockIdx.x * cuda.blockDim.z + cuda.threadIdx.z),
-        np.int32(cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y),
-        np.int32(cuda.blockIdx.z * cuda.blockDim.x + cuda.threadIdx.x),
-    )
-
-
-def _next_power_of_two(n: int) -> int:
-    return 1 << (n - 1).bit_length()
+def _my_planes(planes, each):
+    """This thread's planes [first, last). They follow each other: a step of 1 needs no division to be counted."""
+    first = np.int64(cuda.blockIdx.y * cuda.blockDim.y + cuda.threadIdx.y) * each
+    return first, min(first + each, np.int64(planes))
 
 
 @cuda.jit(device=True)
-def windows_over(pixel, kernel, stride, padding, count):
-    """The windows [first, last) of an axis that contain a pixel: the inverse of `pixels_under`."""
-    at = pixel + padding
-    last = np.int32(np.uint32(at) // np.uint32(stride)) + 1  # in 32 bits, for fewer instructions
-    first = last
-    while first > 0 and (first - 1) * stride + kernel > at:
-        first -= 1
-    return first, min(last, count)
+def _my_row_and_column(width):
+    place = np.int32(cuda.blockIdx.x * cuda.blockDim.x + cuda.threadIdx.x)
+    row = np.int32(np.uint32(place) // np.uint32(width))  # the one division, in 32 bits, for fewer instructions
+    return row, np.int32(place - row * width)
+
+
+@cuda.jit(device=True)
+def _inside(at, size):
+    """The place on an axis that is nearest to `at`."""
+    return np.int32(min(max(np.int32(at), np.int32(0)), np.int32(size - 1)))
+
+
+def _strip(kernel: int, stride: int) -> tuple[int, int, int]:
+    """Pixels of a strip, how many windows begin in it, and how many begin before it and may reach into it.
+
+    So many windows are before a single pixel's own one too, along its row.
+    """
+    own = max(1, STRIP // stride)
+    return own * stride, own, -(-kernel // stride) - 1
 
 
 # --------------------------------------------------------------------------------------- maximum, with winners
 
 
-@cuda.jit
-def _max_pool(x, kernel, stride, padding, y, argmax):
-    """x (planes, H, W) -> y, argmax (planes, PH, PW). Columns before rows: the leftmost wins, then the topmost."""
-    plane, i, j = my_pixel()
-    if plane >= y.shape[0] or i >= y.shape[1] or j >= y.shape[2]:
-        return
-    top, bottom = pixels_under(i, kernel, stride, padding, x.shape[1])
-    left, right = pixels_under(j, kernel, stride, padding, x.shape[2])
-    best, place = x[plane, top, left], top * x.shape[2] + left
-    for xx in range(left, right):
-        for yy in range(top, bottom):
-            best, place = fold(x[plane, yy, xx], yy * x.shape[2] + xx, best, place)
-    y[plane, i, j], argmax[plane, i, j] = best, place
+@functools.cache
+def max_kernel(kernel: int, stride: int) -> Any:
+    @cuda.jit
+    def max_pool(x, sizes, y, argmax):
+        """x (planes, H*W) -> y, argmax (planes, PH*PW). Columns before rows: the leftmost wins, then the topmost."""
+        planes, each, height, width, out_h, out_w, padding = sizes
+        i, j = _my_row_and_column(out_w)
+        if i >= out_h:
+            return
+        top, left = np.int32(i * stride - padding), np.int32(j * stride - padding)
+        first = np.int32(_inside(top, height) * width + _inside(left, width))
+        plane, last_plane = _my_planes(planes, each)
+        while plane < last_plane:
+            pixels = x[np.uint64(plane)]
+            best, winner = pixels[np.uint64(first)], first
+            for v in range(kernel):
+                for u in range(kernel):
+                    here = np.int32(_inside(top + u, height) * width + _inside(left + v, width))
+                    best, winner = fold(pixels[np.uint64(here)], here, best, winner)
+            at = np.uint64(i * out_w + j)
+            y[np.uint64(plane), at], argmax[np.uint64(plane), at] = best, winner
+            plane += 1
+
+    return max_pool
 
 
-@cuda.jit
-def _max_pool_backward(gy, argmax, kernel, stride, padding, gx):
-    """gy, argmax (planes, PH, PW), gx (planes, H, W). Sums are in the order of the windows, as on the processor."""
-    plane, i, j = my_pixel()
-    if plane >= gx.shape[0] or i >= gx.shape[1] or j >= gx.shape[2]:
-        return
-    top, bottom = windows_over(i, kernel, stride, padding, gy.shape[1])
-    left, right = windows_over(j, kernel, stride, padding, gy.shape[2])
-    here, total = i * gx.shape[2] + j, gx.dtype.type(0)
-    for a in range(top, bottom):
-        for b in range(left, right):
-            if argmax[plane, a, b] == here:
-                total += gy[plane, a, b]
-    gx[plane, i, j] = total
+@functools.cache
+def max_backward_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
+    kind, zero = from_dtype(dtype), dtype.type(0)
+    rows, own, before = _strip(kernel, stride)
+
+    @cuda.jit
+    def max_pool_backward(gy, argmax, sizes, gx):
+        """gy, argmax (planes, PH*PW), gx (planes, H*W). Sums are in the order of the windows, as on the processor.
+
+        A window that is not there is replaced by the nearest, and asked as if nobody had won it.
+        """
+        totals = cuda.local.array(rows, kind)
+        planes, each, height, width, out_h, out_w, padding = sizes
+        strip, j = _my_row_and_column(width)
+        top = np.int32(strip * rows - padding)
+        if top >= height:
+            return
+        first_i = np.int32(strip * own - before)
+        first_j = np.int32(np.int32(np.uint32(j + padding) // np.uint32(stride)) - before)
+        plane, last_plane = _my_planes(planes, each)
+        while plane < last_plane:
+            gradients, winners, pixels = gy[np.uint64(plane)], argmax[np.uint64(plane)], gx[np.uint64(plane)]
+            for r in range(rows):
+                totals[r] = zero
+            for a in range(before + own):
+                i = np.int32(first_i + a)
+                for b in range(before + 1):
+                    k = np.int32(first_j + b)
+                    window = np.uint64(_inside(i, out_h) * out_w + _inside(k, out_w))
+                    gradient, winner = gradients[window], winners[window]
+                    winner = winner if (i == _inside(i, out_h)) & (k == _inside(k, out_w)) else np.int32(-1)
+                    for r in range(rows):
+                        if 0 <= r - (a - before) * stride < kernel:  # known when this is compiled
+                            totals[r] += gradient if winner == np.int32((top + r) * width + j) else zero
+            for r in range(rows):
+                row = np.int32(top + r)
+                if row >= 0 and row < height:
+                    pixels[np.uint64(row * width + j)] = totals[r]
+            plane += 1
+
+    return max_pool_backward
 
 
 # ------------------------------------------------------------------------------------ maximum, values alone
 
 
-@cuda.jit
-def _max_pool_values(x, kernel, stride, padding, y):
-    """`_max_pool` for inference, where no winners are written."""
-    plane, i, j = my_pixel()
-    if plane >= y.shape[0] or i >= y.shape[1] or j >= y.shape[2]:
-        return
-    top, bottom = pixels_under(i, kernel, stride, padding, x.shape[1])
-    left, right = pixels_under(j, kernel, stride, padding, x.shape[2])
-    best = x[plane, top, left]
-    for yy in range(top, bottom):
-        for xx in range(left, right):
-            best = larger(x[plane, yy, xx], best)
-    y[plane, i, j] = best
+@functools.cache
+def max_values_kernel(kernel: int, stride: int) -> Any:
+    @cuda.jit
+    def max_pool_values(x, sizes, y):
+        """`max_pool` for inference, where no winners are written."""
+        planes, each, height, width, out_h, out_w, padding = sizes
+        i, j = _my_row_and_column(out_w)
+        if i >= out_h:
+            return
+        top, left = np.int32(i * stride - padding), np.int32(j * stride - padding)
+        first = _inside(top, height) * width + _inside(left, width)
+        plane, last_plane = _my_planes(planes, each)
+        while plane < last_plane:
+            pixels = x[np.uint64(plane)]
+            best = pixels[np.uint64(first)]
+            for u in range(kernel):
+                for v in range(kernel):
+                    here = _inside(top + u, height) * width + _inside(left + v, width)
+                    best = larger(pixels[np.uint64(here)], best)
+            y[np.uint64(plane), np.uint64(i * out_w + j)] = best
+            plane += 1
+
+    return max_pool_values
 
 
 # ------------------------------------------------------------------------------------------------- average
 
 
-@cuda.jit
-def _avg_pool(x, kernel, stride, padding, down, across, y):
-    """down (PH,), across (PW,): 1 / the number of real pixels under a window, so that nobody divides."""
-    plane, i, j = my_pixel()
-    if plane >= y.shape[0] or i >= y.shape[1] or j >= y.shape[2]:
-        return
-    top, bottom = pixels_under(i, kernel, stride, padding, x.shape[1])
-    left, right = pixels_under(j, kernel, stride, padding, x.shape[2])
-    total = y.dtype.type(0)
-    for yy in range(top, bottom):
-        for xx in range(left, right):
-            total += x[plane, yy, xx]
-    y[plane, i, j] = total * (down[i] * across[j])
+@functools.cache
+def avg_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
+    zero = dtype.type(0)
+
+    @cuda.jit
+    def avg_pool(x, sizes, down, across, y):
+        """down (PH,), across (PW,): 1 / the number of real pixels under a window, so that nobody divides."""
+        planes, each, height, width, out_h, out_w, padding = sizes
+        i, j = _my_row_and_column(out_w)
+        if i >= out_h:
+            return
+        top, left = np.int32(i * stride - padding), np.int32(j * stride - padding)
+        share = down[np.uint64(i)] * across[np.uint64(j)]
+        plane, last_plane = _my_planes(planes, each)
+        while plane < last_plane:
+            pixels, total = x[np.uint64(plane)], zero
+            for u in range(kernel):
+                row = np.int32(top + u)
+                for v in range(kernel):
+                    column = np.int32(left + v)
+                    pixel = pixels[np.uint64(_inside(row, height) * width + _inside(column, width))]
+                    total += pixel if (row == _inside(row, height)) & (column == _inside(column, width)) else zero
+            y[np.uint64(plane), np.uint64(i * out_w + j)] = total * share
+            plane += 1
+
+    return avg_pool
 
 
-@cuda.jit
-def _avg_pool_backward(gy, kernel, stride, padding, down, across, gx):
-    """The transpose of `_avg_pool`: each pixel adds up its share of the windows that contain it."""
-    plane, i, j = my_pixel()
-    if plane >= gx.shape[0] or i >= gx.shape[1] or j >= gx.shape[2]:
-        return
-    top, bottom = windows_over(i, kernel, stride, padding, gy.shape[1])
-    left, right = windows_over(j, kernel, stride, padding, gy.shape[2])
-    total = gx.dtype.type(0)
-    for a in range(top, bottom):
-        for b in range(left, right):
-            total += gy[plane, a, b] * (down[a] * across[b])
-    gx[plane, i, j] = total
+@functools.cache
+def avg_backward_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
+    kind, zero = from_dtype(dtype), dtype.type(0)
+    rows, own, before = _strip(kernel, stride)
+    most_i, most_j = before + own, before + 1
+
+    @cuda.jit
+    def avg_pool_backward(gy, sizes, down, across, gx):
+        """The transpose of `avg_pool`: each pixel adds up its share of the windows that contain it."""
+        totals = cuda.local.array(rows, kind)
+        shares_i, shares_j = cuda.local.array(most_i, kind), cuda.local.array(most_j, kind)
+        planes, each, height, width, out_h, out_w, padding = sizes
+        strip, j = _my_row_and_column(width)
+        top = np.int32(strip * rows - padding)
+        if top >= height:
+            return
+        first_i = np.int32(strip * own - before)
+        first_j = np.int32(np.int32(np.uint32(j + padding) // np.uint32(stride)) - before)
+        for a in range(most_i):
+            shares_i[a] = down[np.uint64(_inside(first_i + a, out_h))]
+        for b in range(most_j):
+            shares_j[b] = across[np.uint64(_inside(first_j + b, out_w))]
+        plane, last_plane = _my_planes(planes, each)
+        while plane < last_plane:
+            gradients, pixels = gy[np.uint64(plane)], gx[np.uint64(plane)]
+            for r in range(rows):
+                totals[r] = zero
+            for a in range(most_i):
+                i = np.int32(first_i + a)
+                for b in range(most_j):
+                    k = np.int32(first_j + b)
+                    window = np.uint64(_inside(i, out_h) * out_w + _inside(k, out_w))
+                    part = gradients[window] * (shares_i[a] * shares_j[b])
+                    there = (i == _inside(i, out_h)) & (k == _inside(k, out_w))
+                    part = part if there & (j + padding < np.int32(k * stride + kernel)) else zero
+                    for r in range(rows):
+                        if 0 <= r - (a - before) * stride < kernel:  # known when this is compiled
+                            totals[r] += part
+            for r in range(rows):
+                row = np.int32(top + r)
+                if row >= 0 and row < height:
+                    pixels[np.uint64(row * width + j)] = totals[r]
+            plane += 1
+
+    return avg_pool_backward
 
 
 # ------------------------------------------------------------------------------------ arrays in, arrays out
@@ -166,8 +289,8 @@ def max_pool_forward(
     y = _empty_output(x, kernel, stride, padding, ceil_mode)
     argmax = empty(y.shape, np.int32)
     if y.size:
-        planes = _planes(y)
-        _max_pool[grid_of_planes(*planes.shape)](_planes(x), kernel, stride, padding, planes, _planes(argmax))
+        grid, sizes = _forward_grid(x, y, padding)
+        max_kernel(kernel, stride)[grid](_planes(x), sizes, _planes(y), _planes(argmax))
     return y, argmax
 
 
@@ -175,8 +298,8 @@ def max_pool_values(x: DeviceArray, kernel: int, stride: int, padding: int, ceil
     """`max_pool_forward` where no backward will follow: x (N, C, H, W) -> y (N, C, PH, PW)."""
     y = _empty_output(x, kernel, stride, padding, ceil_mode)
     if y.size:
-        planes = _planes(y)
-        _max_pool_values[grid_of_planes(*planes.shape)](_planes(x), kernel, stride, padding, planes)
+        grid, sizes = _forward_grid(x, y, padding)
+        max_values_kernel(kernel, stride)[grid](_planes(x), sizes, _planes(y))
     return y
 
 
@@ -187,8 +310,8 @@ def max_pool_backward(
     if gy.size == 0:
         return zeros(x_shape, gy.dtype)
     gx = empty(x_shape, gy.dtype)
-    planes = _planes(gx)
-    _max_pool_backward[grid_of_planes(*planes.shape)](_planes(gy), _planes(argmax), kernel, stride, padding, planes)
+    grid, sizes = _backward_grid(gy, gx, kernel, stride, padding)
+    max_backward_kernel(kernel, stride, gx.dtype)[grid](_planes(gy), _planes(argmax), sizes, _planes(gx))
     return gx
 
 
@@ -196,9 +319,9 @@ def avg_pool_forward(x: DeviceArray, kernel: int, stride: int, padding: int, cei
     """x (N, C, H, W) -> y (N, C, PH, PW), each the mean of its window's real pixels."""
     y = _empty_output(x, kernel, stride, padding, ceil_mode)
     if y.size:
-        planes, settings = _planes(y), (kernel, stride, padding)
-        down, across = (_shares(y.shape[k], x.shape[k], *settings, y.dtype) for k in (2, 3))
-        _avg_pool[grid_of_planes(*planes.shape)](_planes(x), *settings, down.nd, across.nd, planes)
+        grid, sizes = _forward_grid(x, y, padding)
+        down, across = (_shares(y.shape[k], x.shape[k], kernel, stride, padding, y.dtype) for k in (2, 3))
+        avg_kernel(kernel, stride, y.dtype)[grid](_planes(x), sizes, down.flat, across.flat, _planes(y))
     return y
 
 
@@ -209,9 +332,9 @@ def avg_pool_backward(
     if gy.size == 0:
         return zeros(x_shape, gy.dtype)
     gx = empty(x_shape, gy.dtype)
-    planes, settings = _planes(gx), (kernel, stride, padding)
-    down, across = (_shares(gy.shape[k], x_shape[k], *settings, gy.dtype) for k in (2, 3))
-    _avg_pool_backward[grid_of_planes(*planes.shape)](_planes(gy), *settings, down.nd, across.nd, planes)
+    grid, sizes = _backward_grid(gy, gx, kernel, stride, padding)
+    down, across = (_shares(gy.shape[k], x_shape[k], kernel, stride, padding, gy.dtype) for k in (2, 3))
+    avg_backward_kernel(kernel, stride, gx.dtype)[grid](_planes(gy), sizes, down.flat, across.flat, _planes(gx))
     return gx
 
 
@@ -220,9 +343,23 @@ def _empty_output(x: DeviceArray, kernel: int, stride: int, padding: int, ceil_m
     return empty((*x.shape[:2], *sizes), x.dtype)
 
 
+def _forward_grid(x: DeviceArray, y: DeviceArray, padding: int) -> tuple:
+    """A thread an output; and what kernels call sizes."""
+    planes = x.shape[0] * x.shape[1]
+    grid, each = _grid(planes, y.shape[2] * y.shape[3])
+    return grid, tuple(map(np.int32, (planes, each, *x.shape[2:], *y.shape[2:], padding)))
+
+
+def _backward_grid(gy: DeviceArray, gx: DeviceArray, kernel: int, stride: int, padding: int) -> tuple:
+    """A thread a strip, of which the first begins with the padding; and the sizes, as above."""
+    planes, rows = gx.shape[0] * gx.shape[1], _strip(kernel, stride)[0]
+    grid, each = _grid(planes, -(-(gx.shape[2] + padding) // rows) * gx.shape[3])
+    return grid, tuple(map(np.int32, (planes, each, *gx.shape[2:], *gy.shape[2:], padding)))
+
+
 def _planes(x: DeviceArray):
-    """(N, C, H, W) -> what kernels get, (N*C, H, W)."""
-    return x.reshape(x.shape[0] * x.shape[1], *x.shape[2:]).nd
+    """(N, C, H, W) -> what kernels get, (N*C, H*W)."""
+    return x.reshape(x.shape[0] * x.shape[1], x.shape[2] * x.shape[3]).nd
 
 
 @functools.lru_cache(maxsize=64)  # or each call would wait for two small copies

@@ -37,8 +37,8 @@ from numba import float32, float64, int32
 
 from minidetect.kernels.device import DeviceArray, empty, zeros
 from minidetect.kernels.gpu import MOST_BLOCKS, SIMULATED, cuda, grid_for, rounded_product
+from minidetect.kernels.planes_cuda import grid_of_planes, my_pixel
 from minidetect.kernels.pool import fold
-from minidetect.kernels.pool_cuda import grid_of_planes, my_pixel
 from minidetect.kernels.roi_pool import bin_cells, region
 
 BLOCK = 4 if SIMULATED else 64  # outputs of a round: twice as many halve the rounds, and double the comparisons

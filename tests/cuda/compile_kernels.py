@@ -34,7 +34,7 @@ def go_through_everything() -> None:
 
     from minidetect.benchmark import cuda_timing
     from minidetect.detection.structures import make_target
-    from minidetect.kernels import iou, nms, normalize, pool, resize, roi_pool_cuda
+    from minidetect.kernels import iou, nms, normalize, pool, resize, roi_pool_cuda, softmax
     from minidetect.kernels.conv import conv2d_forward
     from minidetect.kernels.device import to_device
     from minidetect.models.extd import EXTD
@@ -53,6 +53,8 @@ def go_through_everything() -> None:
             nms.nms(boxes, rng.random(70), 0.5, mode)
         x, w, slope = (to_device(rng.random(shape).astype(dtype)) for shape in ((1, 40, 9, 8), (40, 40, 3, 3), (40,)))
         pool.max_pool_values(x, 2, 2, 0, False)
+        softmax.softmax_forward(to_device(rng.random((2, 200)).astype(dtype)), 1)  # a block a row
+        resize.resize_maps_grad(to_device(rng.random((1, 1, 30, 30)).astype(dtype)), (3, 3))  # many taps
         many, two = to_device(np.zeros((1, 2, 5000), dtype)), to_device(np.ones(2, dtype))  # several blocks a channel
         normalize.channel_sums(many)
         _, mean, var = normalize.batch_norm_forward(many, two, two, 1e-5)

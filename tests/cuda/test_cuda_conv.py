@@ -22,6 +22,7 @@ from interpreter import KernelError
 from minidetect.kernels import conv_cuda, depthwise_cuda, products_cuda
 from minidetect.kernels.conv import conv2d_backward, conv2d_forward, output_size
 from minidetect.kernels.depthwise import depthwise_backward, depthwise_forward
+from minidetect.kernels.depthwise_cuda import STRIP
 from minidetect.kernels.device import count_copies, empty, is_on_gpu, to_device, to_numpy
 from minidetect.kernels.gpu import SIMULATED
 from minidetect.kernels.products import product
@@ -38,6 +39,7 @@ CASES = {
     "one number": (1, 1, 1, (1, 1), (1, 1), 1, 0, 1, 1),
     "1x1, several tiles each way": (1, DEPTH + 1, ROWS + 1, (2, COLUMNS // 2 + 1), (1, 1), 1, 0, 1, 1),
     "1x1, depth for three steps": (1, 2 * DEPTH + 1, 2, (1, 3), (1, 1), 1, 0, 1, 1),
+    "a filter as large as its map": (3, 2, 5, (5, 4), (5, 4), 2, 0, 1, 1),
     "3x3, tiles over two images": (2, 2, 3, (3, COLUMNS // 3 + 1), (3, 3), 1, 1, 1, 1),
     "parts and tiles of gw": (1, MANY, 2, (3, PART), (3, 3), 1, 1, 1, 1),
     "the second size of tile": (1, 1, 2 * DOWN + 1, (2, 3), (2, 2), 1, 0, 1, 1),
@@ -53,7 +55,8 @@ CASES = {
     "groups": (2, 4, 6, (3, 4), (3, 3), 2, 1, 1, 2),
     "a filter more a channel": (1, 2, 4, (3, 3), (2, 2), 1, 1, 1, 2),
     "depthwise": (2, 3, 3, (4, 5), (3, 3), 1, 1, 1, 3),
-    "depthwise, parts of gw": (1, 2, 2, (5, depthwise_cuda.PART // 2), (1, 2), 1, 0, 1, 2),
+    "depthwise, parts of gw": (1, 2, 2, (depthwise_cuda.PART + 1, 4), (3, 2), 1, 1, 1, 2),
+    "depthwise, several strips": (2, 1, 1, (4 * STRIP + 3, 5), (3, 3), 2, 2, 2, 1),
     "depthwise, stride and dilation": (1, 2, 2, (7, 6), (2, 3), 2, 3, 2, 2),
     "depthwise, stride 3": (1, 2, 2, (8, 7), (3, 3), 3, 1, 1, 2),
 }
@@ -283,9 +286,11 @@ MISTAKES = {
     "the next row forgotten": (conv_cuda, "moved_on", "i += 1", "i += 0", "stride 2"),
     "dilation forgotten": (depthwise_cuda, "forward_kernel", "u * dilation", "u", "depthwise, stride and dilation"),
     "outputs in between": (
-        depthwise_cuda, "input_kernel", "i * stride == down", "stride > 0", "depthwise, stride and dilation"
+        depthwise_cuda, "input_kernel", "down % stride == 0", "stride > 0", "depthwise, stride and dilation"
     ),
-    "half of the threads": (depthwise_cuda, "weight_kernel", "half //= 2", "half //= 4", "depthwise, parts of gw"),
+    "half of the threads": (
+        depthwise_cuda, "weight_kernel", "BLOCK, WARP", "BLOCK // 2, WARP", "depthwise, parts of gw"
+    ),
     "written over too early": (
         products_cuda, "convolution_kernel", "cuda.syncthreads()  # before the next step writes over them", "pass",
         "1x1, depth for three steps",

@@ -7,6 +7,7 @@ import pytest
 
 from minidetect.kernels.device import DeviceArray, to_device, to_numpy, use_device
 from minidetect.kernels.gpu import THREADS
+from minidetect.kernels.planes_cuda import grid_of_planes
 from minidetect.kernels.pool import (
     avg_pool_backward,
     avg_pool_forward,
@@ -14,7 +15,6 @@ from minidetect.kernels.pool import (
     max_pool_forward,
     max_pool_values,
 )
-from minidetect.kernels.pool_cuda import grid_of_planes
 from minidetect.reference import nn_ops as slow
 
 CASES = [  # (H, W), kernel, stride, padding, ceil mode
