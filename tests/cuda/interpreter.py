@@ -92,21 +92,24 @@ class Launch:
                 self.registers[f"%{name}.{letter}"] = np.broadcast_to(values, self.threads.shape).astype(np.uint32)
         warps = np.arange(len(blocks))[:, None] * -(-self.per_block // WARP) + threads // WARP
         self.warps = warps.reshape(-1)  # which one a thread belongs to
-        self.set_shared(len(blocks))
+        self.address: dict[str, int] = {}  # of arrays of a block's, and of a thread's, own
+        self.own = {"shared": self.make_own("shared", kernel.program.shared, len(blocks))}
+        if kernel.program.local:
+            self.own["local"] = self.make_own("local", kernel.program.local, len(self.threads))
         Launch.stretches += 1
         self.first_stretch = Launch.stretches  # of the whole launch
         self.now: Instruction = kernel.program.instructions[0]
 
-    def set_shared(self, blocks: int) -> None:
-        """The same arrays for every block, `shared_bytes` after those of the block before."""
-        self.address, start = {}, GAP
-        for name, size in self.kernel.program.shared.items():
+    def make_own(self, space: str, sizes: dict[str, int], owners: int) -> tuple[int, Memory]:
+        """The same arrays for every block (shared) or thread (local): how many bytes it has, and those of all."""
+        start = GAP
+        for name, size in sizes.items():
             self.address[name] = start
             start += -(-size // 16) * 16 + 64
-        self.shared_bytes, self.shared = start, Memory(start * blocks, "shared", base=0)
-        by_block = self.shared.state.reshape(blocks, start)
-        for name, size in self.kernel.program.shared.items():
-            by_block[:, self.address[name] : self.address[name] + size] = UNWRITTEN
+        memory = Memory(start * owners, space, base=0)
+        for name, size in sizes.items():
+            memory.state.reshape(owners, start)[:, self.address[name] : self.address[name] + size] = UNWRITTEN
+        return start, memory
 
     # ------------------------------------------------------------------------------------------------ looked at
 

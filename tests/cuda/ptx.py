@@ -48,6 +48,7 @@ class Program:
     labels: dict[str, int] = field(default_factory=dict)  # the instruction that stands after a label
     registers: dict[str, np.dtype] = field(default_factory=dict)  # "%rd" -> uint64, of all %rd0, %rd1, ...
     shared: dict[str, int] = field(default_factory=dict)  # bytes
+    local: dict[str, int] = field(default_factory=dict)  # a thread's own, of which there is one at most
     parameters: list[str] = field(default_factory=list)
 
     def register_type(self, name: str) -> np.dtype:
@@ -61,13 +62,15 @@ def parse(text: str) -> Program:
     files = {number: path.rpartition("/")[2] for number, path in re.findall(r'\.file\s+(\d+)\s+"([^"]*)"', text)}
     for name, size in re.findall(r"\.shared \.align \d+ \.b8 (\w+)\[(\d+)\]", text):
         program.shared[name] = int(size)
+    for name, size in re.findall(r"\.local \.align \d+ \.b8\s+(\w+)\[(\d+)\]", text):
+        program.local[name] = int(size)
     head, _, body = text[text.index(".entry") :].partition("{")
     program.parameters = re.findall(r"\.param \.\w+ (\w+)", head)
     body = re.sub(r"//[^\n]*", "", body.partition("\n}")[0])
-    body = re.sub(r"(\.loc[^\n]*|[$]\w+:)", r";\1;", body)  # these end with their line
+    body = re.sub(r"(\.loc\s[^\n]*|[$]\w+:)", r";\1;", body)  # these end with their line
     for statement in body.split(";"):
         statement = " ".join(statement.split()).lstrip("{} ")  # braces around declarations and calls
-        if statement.startswith(".loc"):
+        if statement.startswith(".loc "):
             _, file, line, *_ = statement.split()
             place = f"{files.get(file, 'unknown')}:{line}"
         elif statement.startswith(".reg"):
@@ -75,8 +78,8 @@ def parse(text: str) -> Program:
                 program.registers[name] = dtype_of(kind)
         elif statement.endswith(":"):
             program.labels[statement[:-1]] = len(program.instructions)
-        elif statement and not statement.startswith((".param", ".pragma")):
-            program.instructions.append(instruction(statement, place))
+        elif statement and not statement.startswith((".param", ".pragma", ".local")):
+            program.instructions += one_by_one(instruction(statement, place))
     return program
 
 
@@ -88,6 +91,23 @@ def instruction(statement: str, place: str) -> Instruction:
     name, _, operands = rest.partition(" ")
     found = re.findall(r"[{(\[][^\])}]*[\])}]|[^\s,]+", operands)
     return Instruction(tuple(name.split(".")), tuple(found), guard, negated, place)
+
+
+def one_by_one(step: Instruction) -> list[Instruction]:
+    """st.local.v2.f32 [%rd1], {%f1, %f2} -> st.local.f32 [%rd1], %f1 and st.local.f32 [%rd1+4], %f2; so is ld."""
+    if len(step.parts) < 3 or step.parts[2] not in ("v2", "v4"):
+        return [step]
+    address, vector = sorted(step.operands, key=lambda text: text.startswith("{"))
+    base, _, offset = address.strip("[]").partition("+")
+    parts, names = (*step.parts[:2], step.parts[3]), [name.strip() for name in vector.strip("{}").split(",")]
+    if step.parts[0] == "ld" and base in names:
+        raise NotImplementedError(f"the first number would overwrite the address of the others: {step}")
+    steps = []
+    for k, name in enumerate(names):
+        place = f"[{base}+{int(offset or 0) + k * dtype_of(parts[-1]).itemsize}]"
+        operands = (name, place) if step.parts[0] == "ld" else (place, name)
+        steps.append(Instruction(parts, operands, step.guard, step.negated, step.line))
+    return steps
 
 
 # -------------------------------------------------------------------------------------------------- numbers

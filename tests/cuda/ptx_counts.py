@@ -42,6 +42,8 @@ class Counts:
             self.asked += self.scale * len(at) * size
             self.sectors += self.scale * len(np.unique(warps << np.uint64(44) | at // np.uint64(SECTOR) % (1 << 44)))
             return
+        if space == "local":  # in the cache, mostly
+            return
         half = launch.active % launch.per_block // 16 % 2 if size == 8 else 0 * launch.active
         turns = warps * np.uint64(2) + half.astype(np.uint64)  # 8 bytes each are fetched by half a warp at a time
         words = np.unique(turns << np.uint64(32) | at // np.uint64(4))

@@ -41,7 +41,7 @@ def reader(text: str, dtype: np.dtype, program: Program) -> Read:
     number = immediate(text, dtype)
     if number is not None:
         return lambda launch: number
-    if text in program.shared:
+    if text in program.shared or text in program.local:
         return lambda launch: dtype.type(launch.address[text])
     own = U32 if text.startswith(SPECIAL) else program.register_type(text)
     if own == dtype:
@@ -134,7 +134,8 @@ def control(step: Instruction, program: Program) -> Step:
 def memory_access(step: Instruction, program: Program) -> Step:
     """ld.global.f32 %f1, [%rd1+8]; st.shared.u64 [%rd1], %rd2; atom.global.add.f32 %f1, [%rd1], %f2"""
     name, space, dtype = step.parts[0], step.parts[1], dtype_of(step.parts[-1])
-    if space not in ("global", "shared") or (name, *step.parts[2:-1]) not in (("ld",), ("st",), ("atom", "add")):
+    kind = (name, *step.parts[2:-1])
+    if space not in ("global", "shared", "local") or kind not in (("ld",), ("st",), ("atom", "add")):
         raise NotImplementedError(f"the interpreter does not know {step}")
     base, _, offset = step.operands[0 if name == "st" else 1].strip("[]").partition("+")
     address, more = reader(base, U64, program), np.uint64(int(offset or 0) % (1 << 64))
@@ -145,9 +146,11 @@ def memory_access(step: Instruction, program: Program) -> Step:
         at, memory = np.broadcast_to(address(launch), launch.mask.shape)[launch.active] + more, launch.gpu
         if launch.counts is not None:
             launch.counts.access(launch, space, at, dtype.itemsize)
-        if space == "shared":
-            launch.refuse(at >= launch.shared_bytes, "accesses an address outside of shared memory")
-            at, memory = at + (launch.active // launch.per_block * launch.shared_bytes).astype(np.uint64), launch.shared
+        if space != "global":  # each block has its own shared memory, each thread its own local
+            bytes_each, memory = launch.own[space]
+            owner = launch.active // launch.per_block if space == "shared" else launch.active
+            launch.refuse(at >= bytes_each, f"accesses an address outside of {space} memory")
+            at = at + (owner * bytes_each).astype(np.uint64)
         if name == "ld":
             found = memory.load(at, dtype, launch)
         else:

@@ -57,6 +57,7 @@ CASES = {
     "depthwise": (2, 3, 3, (4, 5), (3, 3), 1, 1, 1, 3),
     "depthwise, parts of gw": (1, 2, 2, (depthwise_cuda.PART + 1, 4), (3, 2), 1, 1, 1, 2),
     "depthwise, several strips": (2, 1, 1, (4 * STRIP + 3, 5), (3, 3), 2, 2, 2, 1),
+    "depthwise, 7x7": (1, 2, 2, (9, 11), (7, 7), 1, 3, 1, 2),
     "depthwise, stride and dilation": (1, 2, 2, (7, 6), (2, 3), 2, 3, 2, 2),
     "depthwise, stride 3": (1, 2, 2, (8, 7), (3, 3), 3, 1, 1, 2),
 }

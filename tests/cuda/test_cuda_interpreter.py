@@ -134,9 +134,9 @@ def test_floats(a, b, c):
         assert same(computed("div.rn.f32", "f32", [a, b]), x / y)
         assert same(computed("max.f32", "f32", [a, math.nan]), x)  # what is a number
         found = computed("fma.rn.f32", "f32", [a, b, c])
-    if all(map(math.isfinite, (a, b, c, float(found)))) and found != 0:
-        exact = Fraction(a) * Fraction(b) + Fraction(c)
-        gap = Fraction(float(np.spacing(np.abs(found))))
+    gap = float(np.spacing(np.abs(found)))
+    if all(map(math.isfinite, (a, b, c, gap))) and found != 0:
+        exact, gap = Fraction(a) * Fraction(b) + Fraction(c), Fraction(gap)
         assert abs(Fraction(float(found)) - exact) <= gap * Fraction(501, 1000)  # from the next number: half of it
 
 
@@ -230,6 +230,36 @@ TURNED = """	st.shared.u32 [%rd5], %r1;
 
 def test_each_block_has_shared_memory_of_its_own():
     assert execute(TURNED, EMPTY, EMPTY, 16, blocks=4).tolist() == [*range(15, -1, -1)] * 4
+
+
+LOCAL = """	.local .align 8 .b8 	__local_depot0[16];
+	.reg .b64 	%SPL;
+	mov.u64 	%SPL, __local_depot0;
+	add.u64 %rd6, %SPL, 8;
+	st.local.u32 [%rd6], %r1;
+	ld.local.u32 %r5, [%rd6];
+	add.s64 %rd6, %rd2, %rd3;
+	st.global.u32 [%rd6], %r5;
+"""
+
+
+def test_each_thread_has_local_memory_of_its_own():
+    assert execute(LOCAL, EMPTY, EMPTY, 64).tolist() == list(range(64))
+    with pytest.raises(KernelError, match="reads local memory that nobody has written"):
+        execute(LOCAL.replace("ld.local.u32 %r5, [%rd6]", "ld.local.u32 %r5, [%rd6+4]"), EMPTY, EMPTY, 64)
+    with pytest.raises(KernelError, match="accesses local memory beyond an array"):
+        execute(LOCAL.replace("st.local.u32 [%rd6]", "st.local.u32 [%rd6+8]"), EMPTY, EMPTY, 64)
+
+
+def test_vectors_of_numbers():
+    body = """	ld.global.v2.u32 {%r5, %r6}, [%rd1+8];
+	.local .align 8 .b8 	__local_depot0[16];
+	mov.u64 	%rd6, __local_depot0;
+	st.local.v2.u32 [%rd6], {%r6, %r5};
+	ld.local.v2.u32 {%r7, %r8}, [%rd6];
+	st.global.v2.u32 [%rd2], {%r7, %r8};
+"""
+    assert execute(body, np.arange(4, dtype=np.int32), EMPTY, 1)[:3].tolist() == [3, 2, -1]
 
 
 def test_any_thread_of_the_block():
