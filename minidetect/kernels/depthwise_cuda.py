@@ -3,8 +3,9 @@
 There is nothing to share between filters, so no tile: each thread makes a few numbers from the pixels under their taps,
 and asks `my_pixel` which ones (planes_cuda.py). Neighbouring threads read neighbouring pixels. A 3x3 filter adds 9
 products and moves 8 bytes, so what is to be saved is everything else: a GPU that adds a product an instruction has time
-for about 9 of them a byte. Counted in the compiler's (PTX) instructions for each byte that must be moved, maps of
-160x160 and 3x3 filters, with a thread for each number, which reads a pixel for every tap, and as it is here:
+for about 9 of them a byte. Counted in the compiler's (PTX) instructions for each byte that must be moved
+(tests/cuda/count_work.py), maps of 1x64x160x160 and 3x3 filters, with a thread for each number, which reads a pixel for
+every tap, and as it is here:
 
                        stride 1        stride 2
     forward            19.3 -> 7.2      9.0 -> 4.4
@@ -55,7 +56,10 @@ AT_ONCE = 9  # taps whose sums the threads of a block show each other at a time
 
 @cuda.jit(device=True)
 def pixel_or_zero(pixels, first, y, x, height, width):
-    """Pixel (y, x) of the plane that begins at `first`; outside of the map the nearest one is read, and 0 taken."""
+    """Pixel (y, x) of the plane that begins at `first`; outside of the map the nearest one is read, and 0 taken.
+
+    That 0 is multiplied like a pixel: an inf in a weight, or in a gradient, makes NaN of it.
+    """
     row = min(max(np.int32(y), np.int32(0)), np.int32(height - 1))
     column = min(max(np.int32(x), np.int32(0)), np.int32(width - 1))
     pixel = pixels[np.uint64(np.uint32(first + np.int32(row * width) + column))]  # below 2**32 in any array
@@ -192,7 +196,7 @@ def weight_kernel(kernel_h: int, kernel_w: int, stride: int, padding: int, dilat
                 while j < out_w:
                     if i + STRIP <= out_h:
                         add_strip(gy, x, first_g, first_x, i, j, height, width, out_w, sums)
-                    else:  # the map's last rows: what is not there must not be multiplied, for 0 * inf is no 0
+                    else:  # the map's last rows: below them there is no gradient
                         for row in range(i, out_h):
                             add_row(gy, x, first_g, first_x, row, j, height, width, out_w, sums)
                     j += cuda.blockDim.x

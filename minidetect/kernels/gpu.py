@@ -1,7 +1,7 @@
 """The GPU, where there is one: the package that drives it, and how many threads a kernel is started with.
 
 CUDA kernels are written with Numba, like those for the processor, and stand in files of their own beside them:
-pool_cuda.py beside pool.py, with the index geometry (which pixels a window sees) taken from there. Nothing imports
+roi_pool_cuda.py beside roi_pool.py, with the index geometry (which cells a bin sees) taken from there. Nothing imports
 these files until an array on the GPU asks for them (device.py).
 
 Three things can stand behind `cuda` here, under one name:

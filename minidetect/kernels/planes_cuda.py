@@ -30,7 +30,7 @@ FEWEST_VALUES = 4 if SIMULATED else 512  # of a share, where a channel has more 
 BLOCKS = 8 if SIMULATED else 1024  # that there should be: an H100 has room for 132 * 8 of 256 threads at once
 MOST_IN_Y = 65535  # blocks that a grid may have along y, and along z
 WARP = 2 if SIMULATED else 32  # threads that run in step, and read side by side
-ENOUGH_BLOCKS = 2 if SIMULATED else 2048  # where threads take several planes
+ENOUGH_BLOCKS = 2 if SIMULATED else 2048  # where a thread takes several planes, and could take fewer
 
 
 def block_shape(width: int) -> tuple[int, int]:

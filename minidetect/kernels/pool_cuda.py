@@ -12,16 +12,17 @@ threads at once could not do without getting in each other's way. Here each pixe
 whether it was their winner (it gathers): ceil(kernel / stride) ** 2 reads at most, one for windows side by side.
 
 The memory should set the pace. In the time in which an H100 moves one byte, it executes about nine instructions of a
-thread; so they were counted, as the compiler writes them (PTX), for each byte that must be moved. With 8x64x160x160:
+thread; so they were counted, as the compiler writes them (PTX), for each byte that must be moved
+(tests/cuda/count_work.py). With 8x64x160x160, plainly, a thread for each number and loops that know no size, and here:
 
                                 plainly     here
-    maximum 3x3, stride 2          19.3      3.4
-    with winners                   18.6      4.1
-    its gradient                   51.9      4.3
+    maximum 3x3, stride 2          19.2      3.4
+    with winners                   18.5      4.0
+    its gradient                   50.8      4.3
     mean 2x2, stride 2             14.4      1.9
     its gradient                   49.0      2.1
 
-Of small maps and few images it is up to 6.8, for 9 to 81. What made the difference:
+Of small maps and few images it is up to 6.9, for 9 to 81. What made the difference:
 
     Places are found once for several planes. A thread makes the same output of up to 8 planes that follow each other.
     All that is asked about rows, columns and borders comes before the loop over the planes, and so does the division
@@ -92,6 +93,13 @@ def _inside(at, size):
     return np.int32(min(max(np.int32(at), np.int32(0)), np.int32(size - 1)))
 
 
+@cuda.jit(device=True)
+def _nearest(i, j, height, width):
+    """Of the place in a plane that is nearest to (i, j): its index, and whether it is (i, j) itself."""
+    row, column = _inside(i, height), _inside(j, width)
+    return np.int32(row * width + column), (row == np.int32(i)) & (column == np.int32(j))
+
+
 def _strip(kernel: int, stride: int) -> tuple[int, int, int]:
     """Pixels of a strip, how many windows begin in it, and how many begin before it and may reach into it.
 
@@ -99,6 +107,28 @@ def _strip(kernel: int, stride: int) -> tuple[int, int, int]:
     """
     own = max(1, STRIP // stride)
     return own * stride, own, -(-kernel // stride) - 1
+
+
+@functools.cache
+def _strip_functions(kernel: int, stride: int) -> tuple[Any, Any]:
+    """What both gradients begin and end with: which strip is a thread's own, and its pixels written."""
+    rows, own, before = _strip(kernel, stride)
+
+    @cuda.jit(device=True)
+    def my_strip(width, padding):
+        """The strip's first row (it may lie in the padding) and its column; the first row and column of windows."""
+        strip, j = _my_row_and_column(width)
+        own_j = np.int32(np.uint32(j + padding) // np.uint32(stride))
+        return np.int32(strip * rows - padding), j, np.int32(strip * own - before), np.int32(own_j - before)
+
+    @cuda.jit(device=True)
+    def write(totals, top, j, height, width, pixels):
+        for r in range(rows):
+            row = np.int32(top + r)
+            if row >= 0 and row < height:
+                pixels[np.uint64(row * width + j)] = totals[r]
+
+    return my_strip, write
 
 
 # --------------------------------------------------------------------------------------- maximum, with winners
@@ -114,14 +144,14 @@ def max_kernel(kernel: int, stride: int) -> Any:
         if i >= out_h:
             return
         top, left = np.int32(i * stride - padding), np.int32(j * stride - padding)
-        first = np.int32(_inside(top, height) * width + _inside(left, width))
+        first, _ = _nearest(top, left, height, width)
         plane, last_plane = _my_planes(planes, each)
         while plane < last_plane:
             pixels = x[np.uint64(plane)]
             best, winner = pixels[np.uint64(first)], first
             for v in range(kernel):
                 for u in range(kernel):
-                    here = np.int32(_inside(top + u, height) * width + _inside(left + v, width))
+                    here, _ = _nearest(top + u, left + v, height, width)
                     best, winner = fold(pixels[np.uint64(here)], here, best, winner)
             at = np.uint64(i * out_w + j)
             y[np.uint64(plane), at], argmax[np.uint64(plane), at] = best, winner
@@ -133,7 +163,7 @@ def max_kernel(kernel: int, stride: int) -> Any:
 @functools.cache
 def max_backward_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
     kind, zero = from_dtype(dtype), dtype.type(0)
-    rows, own, before = _strip(kernel, stride)
+    (rows, own, before), (my_strip, write) = _strip(kernel, stride), _strip_functions(kernel, stride)
 
     @cuda.jit
     def max_pool_backward(gy, argmax, sizes, gx):
@@ -143,31 +173,23 @@ def max_backward_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
         """
         totals = cuda.local.array(rows, kind)
         planes, each, height, width, out_h, out_w, padding = sizes
-        strip, j = _my_row_and_column(width)
-        top = np.int32(strip * rows - padding)
+        top, j, first_i, first_j = my_strip(width, padding)
         if top >= height:
             return
-        first_i = np.int32(strip * own - before)
-        first_j = np.int32(np.int32(np.uint32(j + padding) // np.uint32(stride)) - before)
         plane, last_plane = _my_planes(planes, each)
         while plane < last_plane:
             gradients, winners, pixels = gy[np.uint64(plane)], argmax[np.uint64(plane)], gx[np.uint64(plane)]
             for r in range(rows):
                 totals[r] = zero
             for a in range(before + own):
-                i = np.int32(first_i + a)
                 for b in range(before + 1):
-                    k = np.int32(first_j + b)
-                    window = np.uint64(_inside(i, out_h) * out_w + _inside(k, out_w))
-                    gradient, winner = gradients[window], winners[window]
-                    winner = winner if (i == _inside(i, out_h)) & (k == _inside(k, out_w)) else np.int32(-1)
+                    window, is_there = _nearest(first_i + a, first_j + b, out_h, out_w)
+                    gradient, winner = gradients[np.uint64(window)], winners[np.uint64(window)]
+                    winner = winner if is_there else np.int32(-1)
                     for r in range(rows):
                         if 0 <= r - (a - before) * stride < kernel:  # known when this is compiled
                             totals[r] += gradient if winner == np.int32((top + r) * width + j) else zero
-            for r in range(rows):
-                row = np.int32(top + r)
-                if row >= 0 and row < height:
-                    pixels[np.uint64(row * width + j)] = totals[r]
+            write(totals, top, j, height, width, pixels)
             plane += 1
 
     return max_pool_backward
@@ -186,14 +208,14 @@ def max_values_kernel(kernel: int, stride: int) -> Any:
         if i >= out_h:
             return
         top, left = np.int32(i * stride - padding), np.int32(j * stride - padding)
-        first = _inside(top, height) * width + _inside(left, width)
+        first, _ = _nearest(top, left, height, width)
         plane, last_plane = _my_planes(planes, each)
         while plane < last_plane:
             pixels = x[np.uint64(plane)]
             best = pixels[np.uint64(first)]
             for u in range(kernel):
                 for v in range(kernel):
-                    here = _inside(top + u, height) * width + _inside(left + v, width)
+                    here, _ = _nearest(top + u, left + v, height, width)
                     best = larger(pixels[np.uint64(here)], best)
             y[np.uint64(plane), np.uint64(i * out_w + j)] = best
             plane += 1
@@ -221,11 +243,10 @@ def avg_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
         while plane < last_plane:
             pixels, total = x[np.uint64(plane)], zero
             for u in range(kernel):
-                row = np.int32(top + u)
                 for v in range(kernel):
-                    column = np.int32(left + v)
-                    pixel = pixels[np.uint64(_inside(row, height) * width + _inside(column, width))]
-                    total += pixel if (row == _inside(row, height)) & (column == _inside(column, width)) else zero
+                    here, is_there = _nearest(top + u, left + v, height, width)
+                    pixel = pixels[np.uint64(here)]
+                    total += pixel if is_there else zero
             y[np.uint64(plane), np.uint64(i * out_w + j)] = total * share
             plane += 1
 
@@ -235,7 +256,7 @@ def avg_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
 @functools.cache
 def avg_backward_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
     kind, zero = from_dtype(dtype), dtype.type(0)
-    rows, own, before = _strip(kernel, stride)
+    (rows, own, before), (my_strip, write) = _strip(kernel, stride), _strip_functions(kernel, stride)
     most_i, most_j = before + own, before + 1
 
     @cuda.jit
@@ -244,12 +265,9 @@ def avg_backward_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
         totals = cuda.local.array(rows, kind)
         shares_i, shares_j = cuda.local.array(most_i, kind), cuda.local.array(most_j, kind)
         planes, each, height, width, out_h, out_w, padding = sizes
-        strip, j = _my_row_and_column(width)
-        top = np.int32(strip * rows - padding)
+        top, j, first_i, first_j = my_strip(width, padding)
         if top >= height:
             return
-        first_i = np.int32(strip * own - before)
-        first_j = np.int32(np.int32(np.uint32(j + padding) // np.uint32(stride)) - before)
         for a in range(most_i):
             shares_i[a] = down[np.uint64(_inside(first_i + a, out_h))]
         for b in range(most_j):
@@ -260,20 +278,15 @@ def avg_backward_kernel(kernel: int, stride: int, dtype: np.dtype) -> Any:
             for r in range(rows):
                 totals[r] = zero
             for a in range(most_i):
-                i = np.int32(first_i + a)
                 for b in range(most_j):
                     k = np.int32(first_j + b)
-                    window = np.uint64(_inside(i, out_h) * out_w + _inside(k, out_w))
-                    part = gradients[window] * (shares_i[a] * shares_j[b])
-                    there = (i == _inside(i, out_h)) & (k == _inside(k, out_w))
-                    part = part if there & (j + padding < np.int32(k * stride + kernel)) else zero
+                    window, is_there = _nearest(first_i + a, k, out_h, out_w)
+                    part = gradients[np.uint64(window)] * (shares_i[a] * shares_j[b])
+                    part = part if is_there & (j + padding < np.int32(k * stride + kernel)) else zero
                     for r in range(rows):
                         if 0 <= r - (a - before) * stride < kernel:  # known when this is compiled
                             totals[r] += part
-            for r in range(rows):
-                row = np.int32(top + r)
-                if row >= 0 and row < height:
-                    pixels[np.uint64(row * width + j)] = totals[r]
+            write(totals, top, j, height, width, pixels)
             plane += 1
 
     return avg_pool_backward

@@ -15,14 +15,14 @@ which the neighbours read too, come from the cache.
 Feature maps: where an output reads, and with what weights, is the same in all planes. So a thread makes an output of up
 to MOST_PLANES planes, and finds that out once. There is a kernel for each number of taps up to FEW_TAPS: its loops over
 taps are written out, and the weights stay in registers. Instructions of the compiler (PTX) a byte that must be moved,
-for bilinear to twice the size; an H100 has time for 8 or so:
+for bilinear to twice the size (tests/cuda/count_work.py); an H100 has time for about 9:
 
                                              forward            backward
     a plane a thread, weights read by step   56                 44
     as it is here, 8 planes a thread         6.4 (32 an output) 3.2 (65 a pixel)
     as it is here, 1 plane a thread          23                 6.6 to 10
 
-Maps of so few pixels that a thread gets one plane only (1x32x40x40) are done in the time that a launch takes.
+A thread gets one plane only where there are few pixels, as of 1x32x40x40.
 
 The gradient is no scatter: `transposed_taps` says which outputs read a pixel, so that each pixel gathers, in the same
 order in every run.

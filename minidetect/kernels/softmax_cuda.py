@@ -17,8 +17,8 @@ Shared memory has 32 banks, and two threads of a warp that read different places
 Rows of 21 begin in 32 different banks, rows of 2 in 16: every K has bundles of WARP / gcd(K, WARP) rows that don't
 collide, and one number is left free after each bundle, so that the next one begins a bank further on.
 
-Instructions of the compiler (PTX) a byte that must be moved, of which an H100 has time for 8 or so, and sectors of 32
-bytes that a warp touches, for each that it asks for:
+Instructions of the compiler (PTX) a byte that must be moved, of which an H100 has time for about 9, and sectors of 32
+bytes that a warp touches, for each that it asks for (tests/cuda/count_work.py):
 
     rows                 forward        backward      sectors
     1,000,000 x 2        17.6 > 6.1     9.1 > 3.3     2 > 1       > : from a row a thread to rows staged

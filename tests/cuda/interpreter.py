@@ -8,6 +8,7 @@ what the compiler made of it, with as many threads as on a GPU, and every access
     two threads at one number, one of them writes, no barrier        error, a race, in shared and in global memory
     threads of a block wait at different barriers, or for threads    error
     that have ended
+    more blocks, or threads of a block, than a GPU launches          error
 
 Each error names the line of the kernel's source. Threads run in the order of their instructions: those that are
 furthest behind go on, together, until all wait at a barrier or have ended. ptx.py parses, ptx_steps.py makes functions
@@ -34,6 +35,13 @@ class KernelError(RuntimeError):
     """A kernel did what a GPU would not forgive, or would not even notice."""
 
 
+def check_limits(grid: Sequence[int], block: Sequence[int]) -> None:
+    """Raise KernelError where a GPU would refuse to launch: of blocks (x, y, z) and of a block's threads, too many."""
+    within = zip((*grid, *block), (2**31 - 1, 65535, 65535, 1024, 1024, 64), strict=True)
+    if math.prod(block) > 1024 or any(not 0 < count <= most for count, most in within):
+        raise KernelError(f"no GPU launches {tuple(grid)} blocks of {tuple(block)} threads")
+
+
 class Kernel:
     """A program, its instructions as functions."""
 
@@ -45,6 +53,7 @@ class Kernel:
     def run(self, grid: Sequence[int], block: Sequence[int], arguments: list, gpu: Memory) -> None:
         """All blocks, some at a time. grid: blocks along x, y, z, those that are missing 1; block: its threads."""
         grid, block = ((*shape, 1, 1)[:3] for shape in (grid, block))
+        check_limits(grid, block)
         each, count = max(1, LANES // math.prod(block)), math.prod(grid)
         first_stretch = Launch.stretches + 1
         for start in range(0, count, each):
@@ -57,6 +66,7 @@ class Kernel:
     ) -> None:
         """Blocks of so many threads, evenly spread over the grid: counted, as if all had been run."""
         grid, block = ((*shape, 1, 1)[:3] for shape in (grid, block))
+        check_limits(grid, block)
         count = math.prod(grid)
         some = np.unique(np.linspace(0, count - 1, max(1, threads // math.prod(block))).astype(np.int64))
         counts.launches, counts.scale = counts.launches + 1, count / len(some)

@@ -323,6 +323,13 @@ def test_a_mistake_is_noticed(mistake):
         execute(body, EMPTY, EMPTY, 16, blocks=2)
 
 
+@pytest.mark.parametrize(("grid", "block"), [((1,), (1025,)), ((1,), (32, 64)), ((1, 65536), (1,)), ((1,), (1, 1, 65))])
+def test_a_launch_that_is_too_large(grid, block):
+    kernel = Kernel(ptx.parse(HEAD + "\tret;\n\n}\n"))
+    with pytest.raises(KernelError, match="no GPU launches"):
+        kernel.run(grid, block, [0, 0], Memory(1 << 12, "global"))
+
+
 def test_several_may_write_the_same():
     assert execute("\tst.global.u32 [%rd2], 5;\n", EMPTY, EMPTY, 16, blocks=2)[0] == 5
 
